@@ -1,0 +1,25 @@
+# Every target sets up first; that takes no time once it is done. ARGS go to the command:
+#   make test ARGS='-k kafka'
+.PHONY: setup demo test dev check bench
+.DEFAULT_GOAL := setup
+
+setup:
+	@scripts/setup
+
+demo: setup
+	@.venv/bin/meters demo $(ARGS)
+
+test: setup
+	.venv/bin/pytest $(ARGS)
+
+dev: setup
+	@.venv/bin/meters dev $(ARGS)
+
+check: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+	.venv/bin/dagster definitions validate -w workspace.yaml
+
+bench: setup
+	@.venv/bin/meters bench $(ARGS)
