@@ -1,0 +1,15 @@
+"""The one exception that users meet: a line that says what is wrong and what to do about it."""
+
+
+class MetersError(Exception):
+    """Something a user can mend.
+
+    Args:
+        message: what is wrong, in one line.
+        fix: what to do about it, in one line; shown after the message.
+    """
+
+    def __init__(self, message: str, *, fix: str = "") -> None:
+        super().__init__(f"{message}. {fix}" if fix else message)
+        self.message = message
+        self.fix = fix

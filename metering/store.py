@@ -1,0 +1,115 @@
+"""MongoDB: the connection, the collections with their keys, indexes and validators.
+
+Who reads or writes what lives with the readers and writers; this module only says how the database is laid out.
+"""
+
+from typing import Any
+
+from pymongo import MongoClient
+from pymongo.database import Database
+from pymongo.errors import CollectionInvalid, ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.uri_parser import parse_uri
+
+from metering.errors import MetersError
+from metering.reading import DOCUMENT_SCHEMA
+from metering.registry import METERS
+from metering.settings import Settings
+
+READINGS = "iot-meter"
+DAILY_AVERAGES = "daily_averages"
+ABNORMAL_DEVICE_SUMMARY = "abnormal_device_summary"
+DAILY_CONSUMPTION = "daily_consumption"
+
+ANSWER_WITHIN_SECONDS = 10
+
+# Each collection's options and secondary indexes. iot-meter is clustered by its _id, which begins with the time: one
+# B-tree instead of two makes inserts cheaper, and a day is one contiguous range on disk.
+_COLLECTIONS: dict[str, dict[str, Any]] = {
+    READINGS: {
+        "clusteredIndex": {"key": {"_id": 1}, "unique": True},
+        "validator": {"$jsonSchema": DOCUMENT_SCHEMA},
+    },
+    METERS: {
+        "validator": {
+            "$jsonSchema": {
+                "bsonType": "object",
+                "required": ["meter_type", "interval_seconds", "installed_at", "household_id", "district"],
+                "properties": {
+                    "_id": {"bsonType": "string"},
+                    "meter_type": {"enum": ["electricity", "water"]},
+                    "interval_seconds": {"bsonType": "int", "minimum": 1, "maximum": 86_400},
+                    "installed_at": {"bsonType": "date"},
+                    "household_id": {"bsonType": "string"},
+                    "district": {"bsonType": "string"},
+                },
+            }
+        }
+    },
+    DAILY_AVERAGES: {},
+    ABNORMAL_DEVICE_SUMMARY: {},
+    DAILY_CONSUMPTION: {},
+}
+_INDEXES: dict[str, list[list[tuple[str, int]]]] = {
+    METERS: [[("household_id", 1)]],
+    DAILY_AVERAGES: [[("calculation_date", 1)]],
+    ABNORMAL_DEVICE_SUMMARY: [[("calculation_date", 1)], [("device_id", 1), ("calculation_date", 1)]],
+    DAILY_CONSUMPTION: [[("calculation_date", 1)], [("level", 1), ("key", 1), ("calculation_date", 1)]],
+}
+
+
+def mongo_address(uri: str) -> str:
+    """The hosts of a MongoDB URI, without its credentials."""
+    nodes = parse_uri(uri)["nodelist"]
+    return ",".join(f"{host}:{port}" for host, port in nodes)
+
+
+def connect(settings: Settings) -> Database:
+    """Connect, and prove that a primary answers.
+
+    Raises:
+        MetersError: MongoDB does not answer, or refuses the credentials.
+    """
+    try:
+        client: MongoClient = MongoClient(
+            settings.mongo,
+            tz_aware=True,
+            w="majority",
+            serverSelectionTimeoutMS=ANSWER_WITHIN_SECONDS * 1000,
+            connectTimeoutMS=ANSWER_WITHIN_SECONDS * 1000,
+        )
+        client.admin.command("hello")
+        return client[settings.mongo_database]
+    except (ConnectionFailure, OperationFailure) as error:
+        raise mongo_unavailable(settings, error) from error
+    except PyMongoError as error:
+        raise MetersError(f"METERS_MONGO_URI is not a usable MongoDB URI: {error}") from None
+
+
+def mongo_unavailable(settings: Settings, error: PyMongoError) -> MetersError:
+    """The line for a MongoDB that cannot be used now."""
+    address = mongo_address(settings.mongo)
+    if isinstance(error, OperationFailure):
+        return MetersError(
+            f"MongoDB at {address} refused: {(error.details or {}).get('errmsg', error)}",
+            fix="Check the user, password and rights in METERS_MONGO_URI",
+        )
+    return MetersError(
+        f"MongoDB does not answer at {address}", fix="Start the local stack with `meters up` or set METERS_MONGO_URI"
+    )
+
+
+def ensure_collections(database: Database) -> None:
+    """Create whatever collection or index is missing, and bring validators up to date; safe to repeat and to race."""
+    existing = set(database.list_collection_names())
+    for name, options in _COLLECTIONS.items():
+        if name not in existing:
+            try:
+                database.create_collection(name, **options)
+                continue
+            except CollectionInvalid:  # another process was faster
+                pass
+        if "validator" in options:
+            database.command("collMod", name, validator=options["validator"])
+    for name, indexes in _INDEXES.items():
+        for keys in indexes:
+            database[name].create_index(keys)
