@@ -1,0 +1,196 @@
+"""Can the local stack run here? Each check answers with what it found and, where it fails, one line that mends it."""
+
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import psutil
+
+from local_stack.jars import jars_folder, manifest, verify
+from local_stack.java import probe_java
+from local_stack.mongod import probe_mongod
+from local_stack.state import live_state
+from metering.errors import MetersError
+from metering.settings import LOOPBACK, Settings
+
+OLDEST_PYTHON = (3, 11)
+NEEDED_DISK_GB = 2
+NEEDED_MEMORY_GB = 3
+
+# The setting of each port, by the service that listens on it.
+PORTS = {
+    "mongo_port": "mongo",
+    "kafka_port": "kafka",
+    "kafka_controller_port": "kafka",
+    "spark_port": "spark",
+    "webserver_port": "webserver",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found. `fix` is empty when all is well."""
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+
+
+def preflight(settings: Settings, services: Sequence[str]) -> None:
+    """The checks that decide whether these services can start at all.
+
+    Raises:
+        MetersError: one of them fails.
+    """
+    if {"kafka", "spark"} & set(services):
+        probe_java()
+        folder = jars_folder(settings)
+        if not folder.is_dir():
+            raise MetersError(f"Jars are missing from {folder}", fix="Run make setup")
+    if "mongo" in services:
+        probe_mongod(settings)
+    for setting, service in PORTS.items():
+        if service in services:
+            _require_free(settings, setting)
+
+
+def diagnose(settings: Settings) -> list[Finding]:
+    """Every check, in the order in which a person would mend what they find."""
+    checks: list[tuple[str, Callable[[Settings], str]]] = [
+        ("python", _python),
+        ("java", lambda _: "Java {1} ({0})".format(*probe_java())),
+        ("mongod", lambda s: "mongod {1} ({0})".format(*probe_mongod(s))),
+        ("jars", _jars),
+        *((setting, lambda s, setting=setting: _port(s, setting)) for setting in PORTS),
+        ("disk", _disk),
+        ("memory", _memory),
+        ("timezone", _timezone),
+    ]
+    return [_run(name, check, settings) for name, check in checks]
+
+
+def _run(name: str, check: Callable[[Settings], str], settings: Settings) -> Finding:
+    try:
+        return Finding(name, True, check(settings))
+    except MetersError as error:
+        return Finding(name, False, error.message, error.fix)
+
+
+def _python(_: Settings) -> str:
+    if sys.version_info < OLDEST_PYTHON:
+        raise MetersError(f"Python {platform.python_version()} is too old", fix="Install 3.11 or newer, delete .venv")
+    return f"Python {platform.python_version()}"
+
+
+def _jars(settings: Settings) -> str:
+    folder = jars_folder(settings)
+    if not folder.is_dir():
+        raise MetersError(f"Jars are missing from {folder}", fix="Run make setup")
+    verify(folder)
+    return f"{len(manifest())} jars verified in {folder}"
+
+
+def _port(settings: Settings, setting: str) -> str:
+    port = getattr(settings, setting)
+    holder = port_holder(port)
+    if holder is None:
+        return f"{port} is free"
+    state = live_state(settings.home)
+    ours = {service.pid for service in state.services.values()} if state else set()
+    if holder.pid in ours:
+        return f"{port} is held by our own {PORTS[setting]}"
+    if PORTS[setting] == "webserver" and _is_own_webserver(holder):
+        return f"{port} is held by the Dagster webserver (pid {holder.pid})"
+    raise _taken(port, holder, setting)
+
+
+def _require_free(settings: Settings, setting: str) -> None:
+    port = getattr(settings, setting)
+    if holder := port_holder(port):
+        raise _taken(port, holder, setting)
+
+
+def _taken(port: int, holder: "PortHolder", setting: str) -> MetersError:
+    return MetersError(
+        f"Port {port} is taken by {holder.name}", fix=f"End it, or set METERS_{setting.upper()} to a free port"
+    )
+
+
+def _is_own_webserver(holder: "PortHolder") -> bool:
+    return "dagster" in holder.name
+
+
+@dataclass(frozen=True)
+class PortHolder:
+    """Who listens on a port, as far as the system tells us."""
+
+    name: str
+    pid: int | None
+
+
+def port_holder(port: int) -> PortHolder | None:
+    """The process that keeps us from listening on a port of the loopback; None when it is free."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+            probe.listen(1)
+            return None
+        except PermissionError:
+            return PortHolder("the system, which reserves it for root", None)
+        except OSError:
+            pass
+    try:
+        listeners = psutil.net_connections(kind="tcp")
+    except psutil.AccessDenied:
+        listeners = []
+    for connection in listeners:
+        if (
+            connection.status == psutil.CONN_LISTEN
+            and getattr(connection.laddr, "port", None) == port
+            and connection.pid
+        ):
+            try:
+                process = psutil.Process(connection.pid)
+                command = " ".join(process.cmdline()[:3])[:80]
+                return PortHolder(f"{process.name()} (pid {process.pid}: {command})", process.pid)
+            except psutil.Error:
+                return PortHolder(f"pid {connection.pid}", connection.pid)
+    return PortHolder("a process of another user", None)
+
+
+def _disk(settings: Settings) -> str:
+    folder = settings.home
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < NEEDED_DISK_GB:
+        raise MetersError(
+            f"Only {free:.1f} GB are free for {settings.home}; {NEEDED_DISK_GB} are needed",
+            fix="Free some, or set METERS_HOME to a folder on another disk",
+        )
+    return f"{free:.0f} GB free for {settings.home}"
+
+
+def _memory(settings: Settings) -> str:
+    memory = psutil.virtual_memory()
+    total, available = memory.total / 1e9, memory.available / 1e9
+    if live_state(settings.home) is None and available < NEEDED_MEMORY_GB:
+        raise MetersError(
+            f"Only {available:.1f} GB of memory are available; {NEEDED_MEMORY_GB} are needed",
+            fix="End other programs, or set METERS_SPARK_MEMORY lower, like 1g",
+        )
+    return f"{available:.1f} of {total:.1f} GB available"
+
+
+def _timezone(settings: Settings) -> str:
+    try:
+        ZoneInfo("Europe/Madrid")
+        return f"time zone data present; days are those of {settings.zone.key}"
+    except ZoneInfoNotFoundError:
+        raise MetersError("Time zone data is missing", fix="Run make setup (it installs the package tzdata)") from None

@@ -1,0 +1,99 @@
+"""Kafka of the local stack: one KRaft node, broker and controller in one JVM."""
+
+import base64
+import os
+import socket
+import string
+import subprocess
+import uuid
+from pathlib import Path
+
+from local_stack.jars import broker_jars
+from local_stack.java import find_java
+from local_stack.service import NotReadyError, Service, last_meaningful_line
+from metering.errors import MetersError
+from metering.settings import LOOPBACK
+
+TEMPLATE = Path(__file__).with_name("broker.properties")
+LOGGING = Path(__file__).with_name("broker-log4j2.properties")
+FORMAT_TIMEOUT_SECONDS = 120
+PROBE_TIMEOUT_SECONDS = 5.0
+
+
+class Kafka(Service):
+    """The broker, its configuration and its storage's format."""
+
+    name = "kafka"
+    title = "Kafka"
+
+    @property
+    def port(self) -> int:
+        """The broker's port."""
+        return self.settings.kafka_port
+
+    @property
+    def _properties(self) -> Path:
+        return self.folder / "server.properties"
+
+    def prepare(self) -> None:
+        """Write server.properties for today's ports; format the storage once."""
+        data = self.folder / "data"
+        text = string.Template(TEMPLATE.read_text()).substitute(
+            HOST=LOOPBACK,
+            PORT=self.port,
+            CONTROLLER_PORT=self.settings.kafka_controller_port,
+            PARTITIONS=self.settings.kafka_partitions,
+            DATA=data,
+        )
+        self._properties.write_text(text)
+        self._jars = broker_jars(self.settings)
+        if not (data / "meta.properties").exists():
+            self._format()
+
+    def _java(self, main: str, *arguments: str) -> list[str]:
+        return [
+            str(find_java()),
+            "-Xmx512m",
+            "-Djava.net.preferIPv4Stack=true",
+            f"-Dlog4j2.configurationFile={LOGGING}",
+            *("-cp", os.pathsep.join(map(str, self._jars))),
+            main,
+            *arguments,
+        ]
+
+    def _format(self) -> None:
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "a")
+        command = self._java(
+            "kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster, "-c", str(self._properties)
+        )
+        with self.log.open("ab") as log:
+            answer = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=FORMAT_TIMEOUT_SECONDS
+            )
+        if answer.returncode != 0:
+            raise MetersError(
+                f"Kafka's storage cannot be formatted: {last_meaningful_line(self.log)}", fix=f"Read {self.log}"
+            )
+
+    def command(self) -> list[str]:
+        """The broker's JVM, started without the shell scripts of a Kafka distribution."""
+        return self._java("kafka.Kafka", str(self._properties), *self.arguments)
+
+    def probe(self) -> str:
+        """Answer a metadata request; the version is the jar's, since the protocol does not carry it."""
+        from kafka import KafkaAdminClient
+        from kafka.errors import KafkaError
+
+        try:
+            socket.create_connection((LOOPBACK, self.port), timeout=PROBE_TIMEOUT_SECONDS).close()
+        except OSError as error:
+            raise NotReadyError(str(error)) from None
+        try:
+            client = KafkaAdminClient(bootstrap_servers=self.address, request_timeout_ms=10_000)
+            try:
+                client.list_topics()
+            finally:
+                client.close()
+        except (KafkaError, OSError, AssertionError) as error:
+            raise NotReadyError(str(error) or type(error).__name__) from None
+        return next(jar.stem.rsplit("-", 1)[1] for jar in self._jars if jar.name.startswith("kafka_2.13-"))

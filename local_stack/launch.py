@@ -1,0 +1,27 @@
+"""Becomes a child process that cannot outlive its parent. Runs as a script, on the standard library alone.
+
+`python launch.py PARENT SIGNAL COMMAND…` asks the kernel to send SIGNAL to this process when PARENT is gone, then
+becomes COMMAND. A script of its own, because code between fork and exec of a threaded process (`preexec_fn`) may
+deadlock.
+"""
+
+import ctypes
+import os
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Arm the signal, then become the command."""
+    parent, signal_number, command = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+        # A parent that went before the call above will send nothing any more.
+        if os.getppid() != parent:
+            sys.exit(1)
+    os.execv(command[0], command)  # noqa: S606 the command comes from the services of this package
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""MongoDB of the local stack: mongod as a replica set of one, so that writes can be retried."""
+
+from bson import Int64
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.write_concern import WriteConcern
+
+from local_stack.mongod import find_mongod
+from local_stack.service import NotReadyError, Service
+from metering.settings import LOOPBACK, REPLICA_SET
+
+NOT_YET_INITIALIZED = 94
+PROBE_TIMEOUT_MS = 2000
+
+
+class Mongo(Service):
+    """mongod, and its replica set's configuration."""
+
+    name = "mongo"
+    title = "MongoDB"
+
+    @property
+    def port(self) -> int:
+        """Mongod's port."""
+        return self.settings.mongo_port
+
+    def prepare(self) -> None:
+        """Make the data folder."""
+        (self.folder / "data").mkdir(exist_ok=True)
+
+    def command(self) -> list[str]:
+        """Mongod on the loopback, with zlib off."""
+        return [
+            str(find_mongod(self.settings)),
+            *("--dbpath", str(self.folder / "data")),
+            *("--bind_ip", LOOPBACK, "--port", str(self.port)),
+            *("--replSet", REPLICA_SET, "--oplogSize", "1024"),
+            # The wheel's mongod is old: its zlib decompressor leaks memory to whoever can connect (CVE-2025-14847).
+            *("--networkMessageCompressors", "snappy,zstd"),
+            *("--wiredTigerCacheSizeGB", "1"),
+            *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+            # Nobody else is there to take over, so a stop need not wait for clients to find another primary.
+            *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
+            "--nounixsocket",
+            "--quiet",
+            *self.arguments,
+        ]
+
+    def probe(self) -> str:
+        """Be primary, under the right address, and acknowledge a write."""
+        uri = f"mongodb://{self.address}/?directConnection=true&retryWrites=false"
+        client = MongoClient(
+            uri, serverSelectionTimeoutMS=PROBE_TIMEOUT_MS, connectTimeoutMS=PROBE_TIMEOUT_MS, socketTimeoutMS=10_000
+        )
+        try:
+            self._ensure_replica_set(client)
+            hello = client.admin.command("hello")
+            if not hello.get("isWritablePrimary"):
+                raise NotReadyError("no primary is elected")
+            if hello.get("me") != self.address:
+                raise NotReadyError(f"the replica set calls itself {hello.get('me')}")
+            local = client.get_database("local", write_concern=WriteConcern(w=1, j=True))
+            local["meters_probe"].replace_one({"_id": 1}, {"n": Int64(1)}, upsert=True)
+            return str(client.server_info()["version"])
+        except PyMongoError as error:
+            raise NotReadyError(str(error)) from None
+        finally:
+            client.close()
+
+    def _ensure_replica_set(self, client: MongoClient) -> None:
+        try:
+            config = client.admin.command("replSetGetConfig")["config"]
+        except OperationFailure as error:
+            if error.code != NOT_YET_INITIALIZED:
+                raise
+            members = [{"_id": 0, "host": self.address}]
+            client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": members})
+            return
+        if config["members"][0]["host"] != self.address:
+            # The data folder was made under another port; its node takes itself for removed until told otherwise.
+            config["members"] = [{"_id": 0, "host": self.address}]
+            config["version"] += 1
+            client.admin.command("replSetReconfig", config, force=True)

@@ -1,0 +1,1 @@
+"""Every test of the platform, on the real local stack."""

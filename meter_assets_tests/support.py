@@ -1,0 +1,63 @@
+"""Helpers of the tests: waiting for conditions, free ports, the `meters` command. No fixtures here."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TypeVar
+
+from metering.settings import LOOPBACK, Settings
+
+POLL_SECONDS = 0.05
+
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T], timeout_seconds: float, what: str = "") -> T:
+    """Ask again and again until the answer is true; returns it, fails after the deadline."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        if answer := condition():
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_seconds} s: {what or condition}")
+        time.sleep(POLL_SECONDS)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on, all different."""
+    with ExitStack() as sockets:
+        found = [sockets.enter_context(socket.socket()) for _ in range(count)]
+        for each in found:
+            each.bind((LOOPBACK, 0))
+        return [each.getsockname()[1] for each in found]
+
+
+def settings_for(home: Path, **changes: object) -> Settings:
+    """Settings of an installation of its own, on free ports."""
+    mongo, kafka, controller, spark, webserver = free_ports(5)
+    ports = {
+        "mongo_port": mongo,
+        "kafka_port": kafka,
+        "kafka_controller_port": controller,
+        "spark_port": spark,
+        "webserver_port": webserver,
+    }
+    return Settings(home=home, **{**ports, "spark_memory": "1g", **changes})  # pyright: ignore[reportArgumentType]
+
+
+def meters(
+    settings: Settings, *arguments: str, timeout_seconds: float = 240, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the `meters` command as a user would, in the given installation."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("meters"), *arguments],
+        env={**os.environ, **settings.environment(), **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout_seconds,
+    )
