@@ -1,0 +1,199 @@
+"""One batch of messages: validate, store, and say of each message what became of it.
+
+Every message ends in exactly one of `stored`, `duplicates`, `conflicts` or `refused`. Fetching and committing
+batches is done in ingest.py.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+from pymongo.collection import Collection
+from pymongo.errors import AutoReconnect, BulkWriteError
+
+from metering.reading import MAX_MESSAGE_BYTES, parse_reading, to_document
+from metering.settings import READINGS_TOPIC
+from metering.store import READINGS
+from streaming.dead_letters import DeadLetter, dead_letter_headers
+
+DUPLICATE_KEY = 11000
+DOCUMENT_VALIDATION_FAILURE = 121
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What is ingested: from which topic, into which collection, and how a message becomes a document.
+
+    Args:
+        parse: raises pydantic.ValidationError for a message that is not one.
+    """
+
+    topic: str
+    collection: str
+    group: str
+    parse: Callable[[bytes], dict[str, Any]]
+
+
+READINGS_FEED = Feed(
+    topic=READINGS_TOPIC,
+    collection=READINGS,
+    group="meters-ingest",
+    parse=lambda message: to_document(parse_reading(message)),
+)
+
+
+@dataclass
+class Counts:
+    """What became of messages; `messages` = stored + duplicates + conflicts + refused."""
+
+    messages: int = 0
+    stored: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    refused: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def dead_letters(self) -> int:
+        """Messages that went to the dead letters."""
+        return self.conflicts + self.refused
+
+    def add(self, other: "Counts") -> None:
+        """Add another batch's counts to these."""
+        self.messages += other.messages
+        self.stored += other.stored
+        self.duplicates += other.duplicates
+        self.conflicts += other.conflicts
+        self.refused += other.refused
+        self.reasons.update(other.reasons)
+
+
+class Batch:
+    """Messages on their way into the collection.
+
+    Args:
+        feed: what they are.
+        records: the consumer's records, those of a partition in their order.
+    """
+
+    def __init__(self, feed: Feed, records: Sequence[Any]) -> None:
+        self.counts = Counts(messages=len(records))
+        self.letters: list[DeadLetter] = []
+        now = datetime.now(UTC)
+        self._ingested_at = now.replace(microsecond=now.microsecond // 1000 * 1000)
+        # The first reading of each identity, and what else claims to be it; all with the message each came from.
+        self._firsts: dict[str, tuple[dict[str, Any], Any]] = {}
+        self._repeats: list[tuple[dict[str, Any], Any]] = []
+        self._attempts = 0
+        for record in records:
+            self._take(feed, record)
+
+    def _take(self, feed: Feed, record: Any) -> None:
+        value = record.value
+        if value is None:
+            self._refuse(record, "empty", "EmptyMessage", "the message has no value")
+            return
+        if len(value) > MAX_MESSAGE_BYTES:
+            explanation = f"{len(value)} bytes; a message has at most {MAX_MESSAGE_BYTES}"
+            self._refuse(record, "too_large", "MessageTooLarge", explanation)
+            return
+        try:
+            document = feed.parse(value)
+        except ValidationError as error:
+            reason = "invalid_json" if error.errors()[0]["type"] == "json_invalid" else "invalid_reading"
+            self._refuse(record, reason, "ValidationError", _describe(error))
+            return
+        document["ingested_at"] = self._ingested_at
+        key = document["_id"]
+        if key in self._firsts:
+            self._repeats.append((document, record))
+        else:
+            self._firsts[key] = (document, record)
+
+    def store(self, collection: Collection) -> None:
+        """Insert what is new, and judge what was seen before.
+
+        After an AutoReconnect it may be called again: what an earlier attempt has stored is recognised as its own.
+
+        Raises:
+            pymongo.errors.AutoReconnect: MongoDB went away, or did not acknowledge.
+        """
+        self._attempts += 1
+        documents = [document for document, _ in self._firsts.values()]
+        failures: list[dict[str, Any]] = []
+        if documents:
+            try:
+                collection.insert_many(documents, ordered=False)
+            except BulkWriteError as error:
+                failures = error.details["writeErrors"]
+                _raise_if_worth_another_try(error)
+        kept = self._stored_before(collection, documents, failures)
+        counts = self.counts
+        counts.stored += len(documents) - len(failures)
+        refused: dict[str, str] = {}
+        for failure in failures:
+            document, record = self._firsts[documents[failure["index"]]["_id"]]
+            if failure["code"] == DOCUMENT_VALIDATION_FAILURE:
+                refused[document["_id"]] = str(failure["errmsg"])
+                self._refuse_by_database(record, refused[document["_id"]])
+            elif self._attempts > 1 and kept[document["_id"]] == document:
+                counts.stored += 1  # by an earlier attempt at this batch
+            else:
+                self._judge(document, record, kept[document["_id"]])
+        for document, record in self._repeats:
+            key = document["_id"]
+            if key in refused:  # nothing is stored that it could repeat
+                self._refuse_by_database(record, refused[key])
+            else:
+                self._judge(document, record, kept.get(key) or self._firsts[key][0])
+
+    @staticmethod
+    def _stored_before(
+        collection: Collection, documents: list[dict[str, Any]], failures: list[dict[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        seen = [documents[failure["index"]]["_id"] for failure in failures if failure["code"] == DUPLICATE_KEY]
+        return {document["_id"]: document for document in collection.find({"_id": {"$in": seen}})} if seen else {}
+
+    def _judge(self, document: dict[str, Any], record: Any, kept: dict[str, Any]) -> None:
+        if {**kept, "ingested_at": None} == {**document, "ingested_at": None}:
+            self.counts.duplicates += 1
+        else:
+            explanation = f"{document['_id']} is stored with another payload; the first one stays"
+            self._refuse(record, "conflict", "ConflictingReading", explanation)
+
+    def _refuse_by_database(self, record: Any, message: str) -> None:
+        self._refuse(record, "refused_by_database", "DocumentValidationFailure", message)
+
+    def _refuse(self, record: Any, reason: str, error_class: str, message: str) -> None:
+        headers = dead_letter_headers(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            stage="INGEST",
+            reason=reason,
+            error_class=error_class,
+            message=message,
+        )
+        self.letters.append(DeadLetter(key=record.key, value=record.value, headers=headers))
+        self.counts.reasons[reason] += 1
+        if reason == "conflict":
+            self.counts.conflicts += 1
+        else:
+            self.counts.refused += 1
+
+
+def _raise_if_worth_another_try(error: BulkWriteError) -> None:
+    codes = {failure["code"] for failure in error.details["writeErrors"]}
+    if error.details.get("writeConcernErrors") or codes - {DUPLICATE_KEY, DOCUMENT_VALIDATION_FAILURE}:
+        raise AutoReconnect(str(error.details)[:500]) from error
+
+
+def _describe(error: ValidationError) -> str:
+    # Field and rule, never the input: dead-letter headers are shown in tools and logs.
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    place = ".".join(str(part) for part in first["loc"] if part not in ("electricity", "water"))
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

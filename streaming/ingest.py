@@ -1,0 +1,172 @@
+"""Ingest: Kafka to MongoDB with the effect of exactly once.
+
+Fetches messages, has them stored in batches (batch.py), and commits their offsets only after MongoDB and the dead
+letters have acknowledged. One thread writes a batch while the main one validates the next; nothing is under way when
+the consumer is polled, so a rebalance never finds work that is not committed.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any
+
+from kafka.errors import CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError
+from kafka.structs import OffsetAndMetadata, TopicPartition
+from pymongo.collection import Collection
+from pymongo.errors import AutoReconnect, PyMongoError
+
+from metering.settings import DEAD_LETTERS_TOPIC, Settings
+from metering.store import connect, ensure_collections, mongo_unavailable
+from streaming.batch import READINGS_FEED, Batch, Counts, Feed
+from streaming.dead_letters import DeadLetterTransactions, ensure_dead_letters_topic
+from streaming.kafka import ensure_topics, kafka_errors, open_consumer
+
+BATCH_MESSAGES = 5_000
+POLL_MESSAGES = 4 * BATCH_MESSAGES
+POLL_SECONDS = 0.2
+MONGO_AWAY_SECONDS = 60
+"""How long a batch waits for a MongoDB that went away before ingest gives up; nothing is committed meanwhile."""
+
+LOST_PARTITIONS = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
+"""The group gave this member's partitions to another one, or is about to."""
+
+Polled = dict[TopicPartition, list[Any]]
+
+
+class Ingest:
+    """One member of the consumer group.
+
+    Args:
+        settings: where Kafka and MongoDB are.
+        feed: what to ingest.
+        dead_letters_topic: where bad input goes.
+    """
+
+    def __init__(
+        self, settings: Settings, *, feed: Feed = READINGS_FEED, dead_letters_topic: str = DEAD_LETTERS_TOPIC
+    ) -> None:
+        self._settings = settings
+        self._feed = feed
+        self._dead_letters_topic = dead_letters_topic
+        self._dead_letters: DeadLetterTransactions | None = None
+        self._stop = threading.Event()
+        self.counts = Counts()
+
+    def stop(self) -> None:
+        """Ask `run` to finish what it has read, commit and return; for signal handlers and other threads."""
+        self._stop.set()
+
+    def run(self, *, until_caught_up: bool = False, on_progress: Callable[[Counts, int], None] | None = None) -> Counts:
+        """Ingest until `stop`, or until everything that was there at the start is committed.
+
+        Args:
+            until_caught_up: return when the group has committed all that the topic held when this began.
+            on_progress: called after each batch with the counts so far and the backlog at the start.
+
+        Raises:
+            MetersError: Kafka or MongoDB is away; whatever is not committed is read again next time.
+        """
+        database = connect(self._settings)
+        ensure_collections(database)
+        ensure_topics(self._settings, self._feed.topic)
+        ensure_dead_letters_topic(self._settings, self._dead_letters_topic)
+        collection = database[self._feed.collection]
+        # Any: pyright's stubs describe kafka-python 2.
+        self._consumer: Any = open_consumer(self._settings, group=self._feed.group, max_poll_records=POLL_MESSAGES)
+        try:
+            with ThreadPoolExecutor(1, thread_name_prefix="store") as writer, kafka_errors(self._settings):
+                goal = self._end_offsets()
+                backlog = self._left(goal)
+                self._consumer.subscribe([self._feed.topic])
+                while not self._stop.is_set():
+                    polled = self._consumer.poll(timeout_ms=int(POLL_SECONDS * 1000))
+                    if polled and not self._commit(polled, self._store(writer, collection, polled)):
+                        self._rewind()
+                    if on_progress:
+                        on_progress(self.counts, backlog)
+                    if until_caught_up and not polled:
+                        self._commit_gaps()
+                        if not self._left(goal):
+                            break
+        finally:
+            self._consumer.close()
+            if self._dead_letters:
+                self._dead_letters.close()
+            database.client.close()
+        return self.counts
+
+    def _end_offsets(self) -> dict[TopicPartition, int]:
+        partitions = self._consumer.partitions_for_topic(self._feed.topic) or set()
+        return self._consumer.end_offsets([TopicPartition(self._feed.topic, number) for number in partitions])
+
+    def _left(self, goal: dict[TopicPartition, int]) -> int:
+        first = self._consumer.beginning_offsets(list(goal))
+        left = (end - max(self._consumer.committed(tp) or 0, first[tp]) for tp, end in goal.items())
+        return sum(max(0, messages) for messages in left)
+
+    def _store(self, writer: Executor, collection: Collection, polled: Polled) -> list[Batch]:
+        records = [record for of_partition in polled.values() for record in of_partition]
+        stored: list[Batch] = []
+        writing: Future[Batch] | None = None
+        for start in range(0, len(records), BATCH_MESSAGES):
+            batch = Batch(self._feed, records[start : start + BATCH_MESSAGES])
+            # Never more than one with the writer: when one fails, none waits behind it to fail as slowly.
+            if writing:
+                stored.append(writing.result())
+            writing = writer.submit(self._store_patiently, collection, batch)
+        if writing:
+            stored.append(writing.result())
+        return stored
+
+    def _store_patiently(self, collection: Collection, batch: Batch) -> Batch:
+        give_up_at = time.monotonic() + MONGO_AWAY_SECONDS
+        while True:
+            try:
+                batch.store(collection)
+                return batch
+            except AutoReconnect as error:
+                if time.monotonic() > give_up_at or self._stop.is_set():
+                    raise mongo_unavailable(self._settings, error) from error
+                self._stop.wait(0.5)
+            except PyMongoError as error:
+                raise mongo_unavailable(self._settings, error) from error
+
+    def _commit(self, polled: Polled, batches: list[Batch]) -> bool:
+        """Commit what was polled, with its dead letters; False when it is no longer ours to commit."""
+        offsets = {tp: OffsetAndMetadata(records[-1].offset + 1, "", -1) for tp, records in polled.items()}
+        letters = [letter for batch in batches for letter in batch.letters]
+        try:
+            if letters:
+                if self._dead_letters is None:
+                    self._dead_letters = DeadLetterTransactions(self._settings, topic=self._dead_letters_topic)
+                self._dead_letters.commit(letters, offsets, self._consumer.group_metadata())
+            else:
+                self._consumer.commit(offsets)
+        except LOST_PARTITIONS:
+            return False
+        for batch in batches:
+            self.counts.add(batch.counts)
+        return True
+
+    def _commit_gaps(self) -> None:
+        """Commit past offsets without a message, like a transaction's end marker: nobody would ever reach the goal."""
+        gaps: dict[TopicPartition, OffsetAndMetadata] = {}
+        for tp in self._consumer.assignment():
+            position = self._consumer.position(tp) or 0
+            if position > (self._consumer.committed(tp) or 0):
+                gaps[tp] = OffsetAndMetadata(position, "", -1)
+        if gaps:
+            try:
+                self._consumer.commit(gaps)
+            except LOST_PARTITIONS:
+                self._rewind()
+
+    def _rewind(self) -> None:
+        """Read on from what is committed: what was not committed is read, judged and counted again."""
+        for tp in self._consumer.assignment():
+            committed = self._consumer.committed(tp)
+            if committed is None:
+                self._consumer.seek_to_beginning(tp)
+            else:
+                self._consumer.seek(tp, committed)

@@ -1,0 +1,188 @@
+"""Kafka clients with this platform's defaults, topics, and errors in words.
+
+kafka-python's own defaults (auto commit, latest offset, read_uncommitted) would lose or invent readings.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    TopicAlreadyExistsError,
+)
+
+from metering.errors import MetersError
+from metering.settings import Settings
+
+ANSWER_WITHIN_SECONDS = 10
+"""How long a broker may take to answer the first time before we say that it is not there."""
+
+SESSION_SECONDS = 10
+"""How long a member of a group may be silent before its partitions go to the others."""
+
+DELIVER_WITHIN_SECONDS = 60
+"""How long a message may wait for a broker that went away before sending it has failed."""
+
+FLUSH_WITHIN_SECONDS = DELIVER_WITHIN_SECONDS + ANSWER_WITHIN_SECONDS
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+def _unavailable(settings: Settings) -> MetersError:
+    return MetersError(
+        f"Kafka does not answer at {settings.kafka}",
+        fix="Start the local stack with `meters up` or set METERS_KAFKA_BOOTSTRAP",
+    )
+
+
+@contextmanager
+def kafka_errors(settings: Settings) -> Iterator[None]:
+    """Turn kafka-python's exceptions into the one line that a user needs."""
+    try:
+        yield
+    except (KafkaConnectionError, KafkaTimeoutError) as error:
+        raise _unavailable(settings) from error
+    except KafkaError as error:
+        raise MetersError(f"Kafka at {settings.kafka} refused: {error}", fix="Read the broker's log") from error
+
+
+def _client_options(settings: Settings) -> dict[str, Any]:
+    return {
+        "bootstrap_servers": settings.kafka.split(","),
+        "bootstrap_timeout_ms": ANSWER_WITHIN_SECONDS * 1000,
+    }
+
+
+def ensure_topics(settings: Settings, *topics: str, max_message_bytes: int | None = None) -> None:
+    """Create the topics that are missing, with `settings.kafka_partitions` partitions; safe to repeat and to race.
+
+    Args:
+        settings: where Kafka is.
+        topics: their names.
+        max_message_bytes: largest message of a topic that is created now; None leaves it to the broker.
+    """
+    configs = {} if max_message_bytes is None else {"max.message.bytes": str(max_message_bytes)}
+    with kafka_errors(settings):
+        # Any: pyright's stubs describe kafka-python 2.
+        admin: Any = KafkaAdminClient(**_client_options(settings))
+        try:
+            missing = set(topics) - set(admin.list_topics())
+            new = [
+                NewTopic(
+                    name=name,
+                    num_partitions=settings.kafka_partitions,
+                    replication_factor=-1,
+                    topic_configs=configs,
+                )
+                for name in sorted(missing)
+            ]
+            if new:
+                try:
+                    admin.create_topics(new, wait_for_metadata=True)
+                except TopicAlreadyExistsError:  # another process was faster
+                    pass
+        finally:
+            admin.close()
+
+
+def open_consumer(settings: Settings, *, group: str | None, **options: Any) -> KafkaConsumer:
+    """A consumer, not yet subscribed, that starts at the earliest offset and commits only when told to.
+
+    Args:
+        settings: where Kafka is.
+        group: consumer group; None for a reader that keeps no offsets.
+        options: further options of KafkaConsumer.
+    """
+    with kafka_errors(settings):
+        return KafkaConsumer(
+            **_client_options(settings),
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            allow_auto_create_topics=False,
+            session_timeout_ms=SESSION_SECONDS * 1000,
+            **options,
+        )
+
+
+def open_producer(settings: Settings, **options: Any) -> KafkaProducer:
+    """An idempotent producer whose messages count as sent only when all in-sync replicas have them."""
+    with kafka_errors(settings):
+        return KafkaProducer(
+            **_client_options(settings),
+            acks="all",
+            enable_idempotence=True,
+            allow_auto_create_topics=False,
+            linger_ms=20,
+            batch_size=256 * 1024,
+            max_block_ms=ANSWER_WITHIN_SECONDS * 1000,
+            delivery_timeout_ms=DELIVER_WITHIN_SECONDS * 1000,
+            **options,
+        )
+
+
+class Sender:
+    """Sends messages to one topic, each acknowledged by all in-sync replicas; a failure surfaces at `flush`.
+
+    Use as a context manager: leaving it without an exception flushes.
+    """
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self._settings = settings
+        self._topic = topic
+        self._failure: Exception | None = None
+        self.sent = 0
+        self._producer = open_producer(settings)
+
+    def send(self, value: bytes | None, *, key: bytes | None, headers: Headers = ()) -> None:
+        """Queue one message.
+
+        Raises:
+            MetersError: Kafka does not answer, or has refused an earlier message.
+        """
+        self._raise_failure()
+        with kafka_errors(self._settings):
+            future = self._producer.send(self._topic, value=value, key=key, headers=list(headers))
+        future.add_errback(self._failed)
+        self.sent += 1
+
+    def flush(self) -> None:
+        """Return when every message sent so far is acknowledged.
+
+        Raises:
+            MetersError: at least one was not.
+        """
+        with kafka_errors(self._settings):
+            self._producer.flush(timeout=FLUSH_WITHIN_SECONDS)
+        self._raise_failure()
+
+    def close(self) -> None:
+        """Let go of the connection; unsent messages are dropped unless `flush` came first."""
+        self._producer.close(timeout=ANSWER_WITHIN_SECONDS)
+
+    def _failed(self, error: Exception) -> None:
+        self._failure = self._failure or error
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            with kafka_errors(self._settings):
+                raise self._failure
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            self.close()
