@@ -1,0 +1,35 @@
+"""The one partitions definition: the city's local days.
+
+Its zone and first day are settings. A day is a partition once it is complete: the newest one is yesterday.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+
+import dagster as dg
+
+from meter_assets.transforms.readings import Day
+from metering.settings import load_settings
+
+LOCAL_DAYS = dg.DailyPartitionsDefinition(
+    start_date=load_settings().first_day.isoformat(), timezone=load_settings().timezone
+)
+
+
+def days_between(window: dg.TimeWindow) -> list[Day]:
+    """The local days of a partition time window, as dates with their UTC bounds; 23 to 25 hours each."""
+    zone = load_settings().zone
+    return [_day(day, zone) for day in _dates(window.start.astimezone(zone).date(), window.end.astimezone(zone).date())]
+
+
+def _dates(first: date, end: date) -> Iterator[date]:
+    while first < end:
+        yield first
+        first += timedelta(days=1)
+
+
+def _day(day: date, zone) -> Day:
+    def midnight(day: date) -> datetime:
+        return datetime.combine(day, time(), zone).astimezone(UTC)
+
+    return day, midnight(day), midnight(day + timedelta(days=1))

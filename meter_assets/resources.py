@@ -1,0 +1,118 @@
+"""Resources of the code location: Spark, MongoDB and the lake, from settings, connected only when used."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from functools import reduce
+from typing import Any
+
+import dagster as dg
+from dagster_pyspark import LazyPySparkResource
+from pymongo.database import Database
+from pyspark.sql import DataFrame, SparkSession
+
+from meter_assets.lake import Lake
+from metering.reading import SPARK_SCHEMA, reading_id_range
+from metering.registry import METER_SPARK_SCHEMA, METERS
+from metering.settings import Settings, load_settings
+from metering.store import READINGS, connect, ensure_collections
+
+READ_SLICES = 4
+"""Parts that a range of readings is read in, side by side; each is one cursor over a contiguous range of the keys."""
+
+
+class SparkResource(LazyPySparkResource):
+    """A session opened at first use, and closed with the run.
+
+    Left open, a Connect session holds memory in the server, and a process that ends after its server waits for it.
+    """
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Close the session, if the run has opened one."""
+        if self._spark_session is not None:
+            self._spark_session.stop()
+            self._spark_session = None
+
+
+def pyspark_resource(settings: Settings) -> SparkResource:
+    """Spark by settings alone: a Connect server (the local stack's, or METERS_SPARK_REMOTE), or METERS_SPARK_MASTER."""
+    config: dict[str, Any] = {
+        "spark.sql.session.timeZone": "UTC",  # every timestamp here is an instant; local days are made explicitly
+    }
+    if settings.spark_master:
+        config |= {
+            "spark.master": settings.spark_master,
+            "spark.jars": settings.spark_jars or "",
+            "spark.driver.memory": settings.spark_memory,
+            "spark.driver.host": "127.0.0.1",
+            "spark.ui.enabled": "false",
+        }
+    else:
+        config["spark.remote"] = settings.spark
+    return SparkResource(spark_config=config)
+
+
+class MongoResource(dg.ConfigurableResource):
+    """MongoDB of the settings in force; the URI stays out of run configuration, because it may hold a password."""
+
+    @contextmanager
+    def database(self) -> Iterator[Database]:
+        """A connected database with its collections in place, closed afterwards."""
+        database = connect(load_settings())
+        try:
+            ensure_collections(database)
+            yield database
+        finally:
+            database.client.close()
+
+    def read_readings(self, spark: SparkSession, *, start: datetime, end: datetime) -> DataFrame:
+        """Stored readings in [start, end), whole seconds, columns of reading.SPARK_SCHEMA.
+
+        The range is pushed down on `_id`, the cluster key, in slices of equal time: no partitioner has to sample.
+        """
+        step = timedelta(seconds=max(1, -(-int((end - start).total_seconds()) // READ_SLICES)))
+        slices = []
+        while start < end:
+            until = min(start + step, end)
+            low, high = reading_id_range(start, until)
+            match = f'[{{"$match": {{"_id": {{"$gte": "{low}", "$lt": "{high}"}}}}}}]'
+            slices.append(self._read(spark, READINGS, SPARK_SCHEMA, pipeline=match))
+            start = until
+        return reduce(DataFrame.union, slices)
+
+    def read_meters(self, spark: SparkSession) -> DataFrame:
+        """The registry, columns of registry.METER_SPARK_SCHEMA."""
+        return self._read(spark, METERS, METER_SPARK_SCHEMA, pipeline="[]")
+
+    @staticmethod
+    def _read(spark: SparkSession, collection: str, schema: str, *, pipeline: str) -> DataFrame:
+        settings = load_settings()
+        return (
+            spark.read.format("mongodb")
+            .option("connection.uri", settings.mongo)
+            .option("database", settings.mongo_database)
+            .option("collection", collection)
+            .option("partitioner", "com.mongodb.spark.sql.connector.read.partitioner.SinglePartitionPartitioner")
+            .option("aggregation.pipeline", pipeline)
+            .schema(schema)
+            .load()
+        )
+
+
+class LakeResource(dg.ConfigurableResource):
+    """The lake at METERS_LAKE."""
+
+    root: str
+
+    def get(self) -> Lake:
+        """The lake itself."""
+        return Lake(self.root)
+
+
+def all_resources(settings: Settings) -> dict[str, Any]:
+    """Every resource of the code location, by the name that assets ask for."""
+    return {
+        "pyspark": pyspark_resource(settings),
+        "mongo": MongoResource(),
+        "lake": LakeResource(root=settings.lake_path),
+    }

@@ -1,0 +1,104 @@
+"""From stored readings to judged readings, and from those to one row per meter and day."""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from metering.faults import faults
+from metering.registry import UNASSIGNED
+
+Day = tuple[date, datetime, datetime]
+"""A local day: its date, and its bounds [start, end) as instants."""
+
+
+def local_day(timestamp: str, timezone: str) -> Column:
+    """`date`: the city's local day of a UTC timestamp column. Holds for days of 23 and 25 hours."""
+    return F.to_date(F.from_utc_timestamp(F.col(timestamp), timezone))
+
+
+def judged(readings: DataFrame) -> DataFrame:
+    """Readings with `faults array<string>`: ids of the rules each one breaks."""
+    return readings.withColumn("faults", faults())
+
+
+def is_healthy() -> Column:
+    """`boolean`: a judged reading that breaks no rule."""
+    return F.size("faults") == 0
+
+
+def amount() -> Column:
+    """`decimal(18,9)`: the interval's usage in the meter type's unit (kWh or L), for sums that are exact."""
+    return F.coalesce("usage_kwh", "usage").cast("decimal(18,9)")
+
+
+def days_frame(spark: SparkSession, days: Sequence[Day]) -> DataFrame:
+    """Rows of (day, day_start, day_end)."""
+    rows = [(day, start, end) for day, start, end in days]
+    return spark.createDataFrame(rows, "day date, day_start timestamp, day_end timestamp")
+
+
+def expected_readings(meters: DataFrame, days: DataFrame) -> DataFrame:
+    """What the registry expects: one row per meter in service and day.
+
+    A meter is in service on [installed_at, removed_at); it is expected to report once an interval from the start of
+    the day, or from its installation on: ceil(seconds in service that day / interval_seconds).
+
+    Returns:
+        day, device_id, meter_type, household_id, district, expected_readings (bigint > 0).
+    """
+    in_service_from = F.greatest("day_start", "installed_at")
+    in_service_until = F.least("day_end", F.coalesce("removed_at", "day_end"))
+    seconds = in_service_until.cast("double") - in_service_from.cast("double")
+    return (
+        days.crossJoin(meters)
+        .withColumn("expected_readings", F.ceil(seconds / F.col("interval_seconds")))
+        .where("expected_readings > 0")
+        .select("day", F.col("_id").alias("device_id"), "meter_type", "household_id", "district", "expected_readings")
+    )
+
+
+def device_days(readings: DataFrame, meters: DataFrame, days: DataFrame) -> DataFrame:
+    """One row per meter and day: what it reported, beside what was expected of it.
+
+    Args:
+        readings: judged readings of those days.
+        meters: registry entries (registry.METER_SPARK_SCHEMA).
+        days: see days_frame.
+
+    Returns:
+        day, device_id, meter_type, household_id, district, readings (healthy ones), faulty_readings,
+        amount (decimal(28,9), null without a healthy reading), expected_readings (0 for an unregistered meter).
+    """
+    reported = readings.groupBy("day", "device_id", "meter_type").agg(
+        F.count_if(is_healthy()).alias("readings"),
+        F.count_if(~is_healthy()).alias("faulty_readings"),
+        F.sum(F.when(is_healthy(), amount())).alias("amount"),
+    )
+    placed = meters.select(
+        F.col("_id").alias("device_id"), F.col("household_id").alias("home"), F.col("district").alias("area")
+    )
+    both = expected_readings(meters, days).join(reported, ["day", "device_id", "meter_type"], "full_outer")
+    # A meter that reports outside its time in service still belongs to its household.
+    return both.join(placed, "device_id", "left").select(
+        "day",
+        "device_id",
+        "meter_type",
+        F.coalesce("household_id", "home", F.lit(UNASSIGNED)).alias("household_id"),
+        F.coalesce("district", "area", F.lit(UNASSIGNED)).alias("district"),
+        F.coalesce("readings", F.lit(0)).alias("readings"),
+        F.coalesce("faulty_readings", F.lit(0)).alias("faulty_readings"),
+        "amount",
+        F.coalesce("expected_readings", F.lit(0)).alias("expected_readings"),
+    )
+
+
+def completeness() -> Column:
+    """`double` in [0, 1], or null where nothing is expected: share of the expected readings that came, healthy.
+
+    Aggregates rows of device_days. Capped per meter, so that a chatty meter cannot stand in for a silent one.
+    """
+    arrived = F.sum(F.least("readings", "expected_readings"))
+    expected = F.sum("expected_readings")
+    return F.when(expected > 0, arrived / expected)
