@@ -1,0 +1,214 @@
+"""What the tests of ingest share: topics, a group and a database of their own, and an account of what is in them."""
+
+import json
+import signal
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from kafka.admin import KafkaAdminClient, MemberToRemove
+from kafka.structs import TopicPartition
+
+from metering.reading import encode_message
+from metering.settings import Settings
+from metering.store import READINGS, connect, ensure_collections
+from streaming.batch import READINGS_FEED, Counts, Feed
+from streaming.ingest import Ingest
+from streaming.kafka import Sender, ensure_topics, open_consumer, open_producer
+
+PREFIX = "__connect.errors."
+REPOSITORY = Path(__file__).parent.parent
+
+Message = tuple[str | None, bytes | None]
+
+
+def electricity(device: str, second: int, usage_kwh: float = 1.5) -> Message:
+    """A good message; another `usage_kwh` makes it a conflict with the first one."""
+    minutes, rest = divmod(second, 60)
+    hours, minutes = divmod(minutes, 60)
+    timestamp = f"2024-05-{1 + hours // 24:02}T{hours % 24:02}:{minutes:02}:{rest:02}Z"
+    return device, encode_message({"device_id": device, "timestamp": timestamp, "usage_kwh": usage_kwh})
+
+
+def header(record: Any, name: str) -> str:
+    """One header of a dead letter; fails when there is not exactly one of that name."""
+    (value,) = [value for key, value in record.headers if key == name]
+    return value.decode()
+
+
+def source(record: Any) -> tuple[str, int, int]:
+    """Where a dead letter came from, as its headers tell."""
+    topic, partition, offset = (header(record, PREFIX + name) for name in ("topic", "partition", "offset"))
+    return topic, int(partition), int(offset)
+
+
+@dataclass(frozen=True)
+class Pipe:
+    """One test's own way from Kafka to MongoDB."""
+
+    settings: Settings
+    feed: Feed
+    dead_letters_topic: str
+
+    @classmethod
+    def fresh(cls, settings: Settings) -> Self:
+        """With names that nobody else uses; the source topic and the collections exist."""
+        own = uuid.uuid4().hex[:8]
+        feed = replace(READINGS_FEED, topic=f"ingest-{own}", group=f"ingest-{own}")
+        ensure_topics(settings, feed.topic)
+        database = connect(settings)
+        with database.client:
+            ensure_collections(database)
+        return cls(settings, feed, f"ingest-{own}-dlq")
+
+    def send(self, messages: Iterable[Message]) -> None:
+        """Put messages on the topic."""
+        with Sender(self.settings, self.feed.topic) as sender:
+            for key, value in messages:
+                sender.send(value, key=None if key is None else key.encode())
+
+    def new_ingest(self) -> Ingest:
+        """A member of the group, not yet running."""
+        return Ingest(self.settings, feed=self.feed, dead_letters_topic=self.dead_letters_topic)
+
+    def ingest(self) -> Counts:
+        """Ingest in this process until everything is committed."""
+        return self.new_ingest().run(until_caught_up=True)
+
+    @contextmanager
+    def member(self, *, until_caught_up: bool) -> Iterator["Member"]:
+        """A member of the group in a process of its own; killed at the end of the block if it still runs."""
+        process = subprocess.Popen(
+            [
+                *(
+                    sys.executable,
+                    "-c",
+                    "import sys; from meter_assets_tests.ingest_support import main; main(*sys.argv[1:])",
+                ),
+                *(self.settings.model_dump_json(), self.feed.topic, self.feed.group, self.dead_letters_topic),
+                str(int(until_caught_up)),
+            ],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield Member(process)
+        finally:
+            process.kill()
+            process.communicate()
+
+    def stored(self) -> dict[str, dict[str, Any]]:
+        """What is in MongoDB, by `_id`."""
+        database = connect(self.settings)
+        with database.client:
+            return {document["_id"]: document for document in database[READINGS].find()}
+
+    def stored_count(self) -> int:
+        """How much is in MongoDB."""
+        database = connect(self.settings)
+        with database.client:
+            return database[READINGS].count_documents({})
+
+    def sent(self) -> list[Any]:
+        """What is on the source topic, each partition in its order."""
+        return read_topic(self.settings, self.feed.topic)
+
+    def letters(self) -> list[Any]:
+        """The committed dead letters."""
+        return read_topic(self.settings, self.dead_letters_topic)
+
+    def reasons(self) -> Counter[str]:
+        """How many committed dead letters there are for each reason."""
+        return Counter(header(letter, "reason") for letter in self.letters())
+
+    def committed(self) -> int:
+        """How many messages the group has committed, over all partitions."""
+        consumer = open_consumer(self.settings, group=self.feed.group)
+        try:
+            partitions = consumer.partitions_for_topic(self.feed.topic) or set()
+            return sum(consumer.committed(TopicPartition(self.feed.topic, number)) or 0 for number in partitions)
+        finally:
+            consumer.close()
+
+    def forget_dead_members(self) -> None:
+        """Have the broker do now what it does by itself when its timeouts for members and transactions are over."""
+        admin: Any = KafkaAdminClient(bootstrap_servers=self.settings.kafka)
+        try:
+            group = admin.describe_groups([self.feed.group])[self.feed.group]
+            members = [MemberToRemove(member_id=member["member_id"]) for member in group["members"]]
+            if members:
+                admin.remove_group_members(self.feed.group, members)
+            listed = admin.list_transactions(state_filters=["Ongoing"])
+        finally:
+            admin.close()
+        for transaction in (each for of_broker in listed.values() for each in of_broker):
+            name = transaction["transactional_id"]
+            if name.startswith("dead-letters-"):
+                producer = open_producer(self.settings, transactional_id=name)
+                producer.init_transactions()
+                producer.close()
+
+    def check_conservation(self, counts: Counts) -> None:
+        """Assert that counts, MongoDB and the dead letters are one account of all that was sent to this fresh pipe."""
+        assert counts.messages == len(self.sent())
+        assert counts.messages == counts.stored + counts.duplicates + counts.dead_letters
+        assert counts.stored == self.stored_count()
+        assert counts.reasons == self.reasons()
+        assert counts.conflicts == counts.reasons["conflict"]
+        assert self.committed() == counts.messages
+
+
+def read_topic(settings: Settings, topic: str) -> list[Any]:
+    """The committed messages of a topic up to its present end, each partition in its order."""
+    consumer = open_consumer(settings, group=None, max_poll_records=20_000)
+    try:
+        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning()
+        ends = consumer.end_offsets(partitions)
+        found: list[Any] = []
+        while any((consumer.position(partition) or 0) < ends[partition] for partition in partitions):
+            for records in consumer.poll(timeout_ms=200).values():
+                found += records
+        return found
+    finally:
+        consumer.close()
+
+
+@dataclass(frozen=True)
+class Member:
+    """A process that ingests."""
+
+    process: subprocess.Popen[str]
+
+    def ended(self) -> bool:
+        """Has it come to an end, in whatever way?"""
+        return self.process.poll() is not None
+
+    def terminate(self) -> None:
+        """Ask it to drain."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def finish(self, timeout_seconds: float = 120) -> Counts:
+        """Wait for its end in order and return what it says it did."""
+        out, errors = self.process.communicate(timeout=timeout_seconds)
+        assert self.process.returncode == 0, errors
+        assert errors == ""
+        return Counts(**{**json.loads(out), "reasons": Counter(json.loads(out)["reasons"])})
+
+
+def main(settings: str, topic: str, group: str, dead_letters_topic: str, until_caught_up: str) -> None:
+    """The process of a Member."""
+    feed = replace(READINGS_FEED, topic=topic, group=group)
+    ingest = Ingest(Settings.model_validate_json(settings), feed=feed, dead_letters_topic=dead_letters_topic)
+    signal.signal(signal.SIGTERM, lambda *_: ingest.stop())
+    counts = ingest.run(until_caught_up=bool(int(until_caught_up)))
+    print(json.dumps(vars(counts)))

@@ -1,0 +1,143 @@
+"""Real readings through the commands that a user types: replay, ingest, backfill; then what MongoDB says."""
+
+import json
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+
+from local_stack import LocalStack
+from meter_assets_tests.csv_oracle import FILES, DayTotals, expected_days
+from meter_assets_tests.support import meters
+from metering.settings import Settings
+from streaming.csv_layout import PRESETS
+
+DERIVED = ("daily_averages", "daily_consumption", "abnormal_device_summary")
+
+
+class Installation:
+    """A database and a lake of their own on the session's stack, and the `meters` command on them."""
+
+    def __init__(self, settings: Settings, lake: Path) -> None:
+        self.settings = settings.model_copy(update={"lake": str(lake)})
+        self._client: MongoClient = MongoClient(settings.mongo, tz_aware=True)
+        self.database = self._client[settings.mongo_database]
+
+    def run(self, *arguments: str) -> dict[str, Any]:
+        """Run a command that must succeed, and return its JSON."""
+        result = meters(self.settings, *arguments, "--json", timeout_seconds=600)
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+    def documents(self, collection: str) -> dict[str, dict[str, Any]]:
+        """All documents of a collection by `_id`."""
+        return {document["_id"]: document for document in self.database[collection].find()}
+
+    def derived(self) -> dict[str, Any]:
+        """All documents that the assets have published."""
+        return {name: self.documents(name) for name in DERIVED}
+
+
+@pytest.fixture
+def installation(stack: LocalStack, database: Settings, tmp_path: Path) -> Iterator[Installation]:
+    own = Installation(database, tmp_path / "lake")
+    own.run("ingest", "--until-caught-up")  # what other tests left on the topic is not this test's
+    own.database.client.drop_database(own.database.name)
+    yield own
+    own._client.close()
+
+
+def replayed(installation: Installation, shared_data: Path, preset: str) -> dict[str, int]:
+    sent = installation.run("replay", str(shared_data / FILES[preset]), "--preset", preset)
+    stored = installation.run("ingest", "--until-caught-up")
+    assert sent["rows"] == sent["sent"] + sent["missing"] + sent["refused"]
+    assert stored["messages"] == sent["sent"]
+    assert sent["sent"] == stored["stored"] + stored["duplicates"] + stored["conflicts"] + stored["refused"]
+    assert installation.database["iot-meter"].count_documents({}) == stored["stored"]
+    return stored
+
+
+def assert_equal_to_the_file(installation: Installation, preset: str, days: dict[date, DayTotals]) -> None:
+    kind = str(PRESETS[preset].meter_type)
+    total = "total_usage" if kind == "water" else "total_usage_kwh"
+    averages, consumption = installation.documents("daily_averages"), installation.documents("daily_consumption")
+    for day, expected in days.items():
+        figures = averages[f"{day}|{kind}"]
+        assert (figures["readings"], figures["faulty_readings"]) == (expected.readings, 0)
+        assert figures[total] == pytest.approx(expected.usage, abs=1e-6)
+        for device, (readings, usage) in expected.per_device.items():
+            document = consumption[f"{day}|device|{device}|{kind}"]
+            assert document["readings"] == readings
+            assert document[total] == pytest.approx(usage, abs=1e-6)
+    assert {key.split("|")[0] for key, document in averages.items() if document["readings"]} == set(map(str, days))
+
+
+def test_weeks_of_water_meters_equal_the_file_and_running_again_changes_nothing(installation, shared_data):
+    """Over the clock change of 2016-10-30; the whole year takes the same path, and Dagster a minute for its events."""
+    replayed(installation, shared_data, "daiad")
+    assert installation.run("backfill", "2016-10-17", "2016-11-13")["days"] == 28
+    days = expected_days(shared_data / FILES["daiad"], "daiad", "UTC")
+    span = {day: totals for day, totals in days.items() if date(2016, 10, 17) <= day <= date(2016, 11, 13)}
+    assert_equal_to_the_file(installation, "daiad", span)
+
+    before = installation.derived()
+    again = replayed(installation, shared_data, "daiad")
+    assert (again["stored"], again["duplicates"]) == (0, again["messages"])
+    installation.run("backfill", "2016-10-29", "2016-10-31")
+    assert installation.derived() == before
+
+
+@pytest.mark.parametrize(
+    ("preset", "first", "last"), [("uci", "2006-12-16", "2006-12-23"), ("sgsc", "2013-09-25", "2013-10-15")]
+)
+def test_electricity_files_equal_the_daily_numbers(installation, shared_data, preset, first, last):
+    replayed(installation, shared_data, preset)
+    installation.run("backfill", first, last)
+    days = expected_days(shared_data / FILES[preset], preset, "UTC")
+    span = {day: days[day] for day in days if first <= str(day) <= last}
+    assert span
+    assert_equal_to_the_file(installation, preset, span)
+
+
+def test_documents_have_exactly_the_columns_that_are_published(installation):
+    from meter_assets import columns
+
+    installation.run("simulate", "--days", "1", "--households", "2", "--fault-rate", "0.2")
+    installation.run("ingest", "--until-caught-up")
+    day = next(iter(installation.database["iot-meter"].find().sort("_id", -1)))["timestamp"].date()
+    installation.run("backfill", str(day))
+    schemas = {
+        "daily_averages": columns.DAILY_AVERAGES,
+        "daily_consumption": columns.DAILY_CONSUMPTION,
+        "abnormal_device_summary": columns.ABNORMAL_DEVICE_SUMMARY,
+    }
+    for collection, schema in schemas.items():
+        documents = installation.documents(collection).values()
+        assert documents
+        for document in documents:
+            assert list(document) == [column.name for column in schema.columns]
+
+
+@pytest.mark.parametrize(
+    ("days", "says"),
+    [
+        (["2005-12-31"], "before the first partition"),
+        (["2099-01-01"], "is not over yet"),
+        (["2020-01-02", "2020-01-01"], "is before the first day"),
+    ],
+)
+def test_a_day_that_is_no_partition_is_one_line(settings, days, says):
+    result = meters(settings, "backfill", *days)
+    assert result.returncode == 1
+    assert says in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_backfill_without_mongodb_is_one_line(settings):
+    result = meters(settings, "backfill", "2020-01-01", METERS_MONGO_URI="mongodb://127.0.0.1:1/?replicaSet=meters")
+    assert result.returncode == 1
+    assert "MongoDB does not answer at 127.0.0.1:1" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1

@@ -1,0 +1,274 @@
+"""Ingest while things break: killed processes, several members, signals, a MongoDB that goes away."""
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from kafka.admin import KafkaAdminClient
+from pymongo import MongoClient
+
+from local_stack import LocalStack
+from meter_assets_tests.ingest_support import Message, Pipe, electricity, source
+from meter_assets_tests.support import wait_for
+from metering.errors import MetersError
+from metering.settings import Settings
+from metering.store import connect, ensure_collections
+from streaming.batch import Counts
+
+WAIT_SECONDS = 60
+CONFLICTING = 999.0
+GARBAGE = b"garbage"
+
+
+@pytest.fixture
+def pipe(database: Settings) -> Pipe:
+    return Pipe.fresh(database)
+
+
+def mixed(readings: int, chance: random.Random) -> Iterator[Message]:
+    """Readings of 50 meters, some sent again at once or later, some followed by a conflict or by garbage."""
+    sent: list[Message] = []
+    for number in range(readings):
+        message = electricity(f"em{number % 50}", number // 50)
+        yield message
+        sent.append(message)
+        dice = chance.random()
+        if dice < 0.05:
+            yield message
+        elif dice < 0.1:
+            yield sent[chance.randrange(len(sent))]
+        elif dice < 0.13:
+            yield electricity(f"em{number % 50}", number // 50, usage_kwh=CONFLICTING)
+        elif dice < 0.16:
+            yield f"em{number % 50}", GARBAGE + str(number).encode()
+
+
+def check_nothing_lost(pipe: Pipe) -> None:
+    """Each reading is stored once, each bad message is exactly once among the committed dead letters."""
+    readings: set[str] = set()
+    bad: set[tuple[str, int, int]] = set()
+    sent = pipe.sent()
+    for record in sent:
+        if record.value.startswith(GARBAGE) or b'"usage_kwh":999.0' in record.value:
+            bad.add((record.topic, record.partition, record.offset))
+        else:
+            fields = record.value.decode().split('"')
+            readings.add(f"{fields[7]}|{fields[3]}")
+    stored = pipe.stored()
+    assert set(stored) == readings
+    assert CONFLICTING not in {document["usage_kwh"] for document in stored.values()}
+    letters = [source(letter) for letter in pipe.letters()]
+    assert Counter(letters) == Counter(bad)
+    assert pipe.committed() == len(sent)
+
+
+def test_killed_at_random_moments_it_loses_and_repeats_nothing(pipe: Pipe):
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")  # pytest shows it when the test fails
+    chance = random.Random(seed)
+    readings = 48_000
+    pipe.send(mixed(readings, chance))
+
+    killed_at = []
+    for threshold in sorted(chance.randrange(1, int(readings * 0.9)) for _ in range(3)):
+        with pipe.member(until_caught_up=True) as member:
+            wait_for(lambda: pipe.stored_count() >= threshold or member.ended(), WAIT_SECONDS)  # noqa: B023
+            time.sleep(chance.random() * 0.2)  # not a wait for anything: the moment is to be any, also within a commit
+            member.process.kill()
+        killed_at.append(pipe.stored_count())
+        pipe.forget_dead_members()
+    assert killed_at[0] < readings  # at least the first one did not come to its end
+
+    with pipe.member(until_caught_up=True) as member:
+        last = member.finish()
+
+    assert last.messages == last.stored + last.duplicates + last.dead_letters
+    check_nothing_lost(pipe)
+
+
+def test_members_share_the_work(pipe: Pipe):
+    with pipe.member(until_caught_up=False) as one, pipe.member(until_caught_up=False) as other:
+        wait_for(lambda: len(assigned(pipe)) == 2, WAIT_SECONDS, "both members have partitions")
+        pipe.send(mixed(10_000, random.Random(1)))
+        total = len(pipe.sent())
+        wait_for(lambda: pipe.committed() == total, WAIT_SECONDS, "all is committed")
+        one.terminate()
+        other.terminate()
+        counts = [one.finish(), other.finish()]
+
+    assert all(count.messages > 0 for count in counts)
+    check_members(pipe, *counts)
+
+
+def test_members_end_when_all_of_them_together_have_caught_up(pipe: Pipe):
+    """Started with a backlog, they join and leave while the work goes on; who gets how much of it is chance."""
+    pipe.send(mixed(20_000, random.Random(1)))
+    with pipe.member(until_caught_up=True) as one, pipe.member(until_caught_up=True) as other:
+        check_members(pipe, one.finish(), other.finish())
+
+
+def check_members(pipe: Pipe, one: Counts, other: Counts) -> None:
+    """Assert what holds when partitions may have changed hands before their commit.
+
+    Then the second member finds stored what the first one has stored and not counted, and counts a duplicate.
+    """
+    assert one.messages + other.messages == pipe.committed() == len(pipe.sent())
+    assert one.stored + other.stored <= pipe.stored_count()
+    assert one.reasons + other.reasons == pipe.reasons()
+    check_nothing_lost(pipe)
+
+
+@pytest.mark.xfail(
+    reason="ensure_collections lets NamespaceExists (48) out: pymongo's CollectionInvalid is only its own look ahead",
+    strict=False,
+)
+def test_members_may_start_at_the_same_moment_on_an_empty_database(database: Settings):
+    def prepare(_: int) -> None:
+        connection = connect(database)
+        with connection.client:
+            barrier.wait()
+            ensure_collections(connection)
+
+    barrier = threading.Barrier(4)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(prepare, range(4)))
+
+
+def test_when_one_member_dies_the_other_does_its_work(pipe: Pipe):
+    """Nobody helps: the broker itself has to notice the death."""
+    with pipe.member(until_caught_up=False) as dying, pipe.member(until_caught_up=False) as living:
+        wait_for(lambda: len(assigned(pipe)) == 2, WAIT_SECONDS, "both members have partitions")
+        pipe.send(mixed(20_000, random.Random(2)))
+        wait_for(pipe.stored_count, WAIT_SECONDS)
+        dying.process.kill()
+        pipe.send(electricity(f"late{number}", number) for number in range(1000))
+        total = len(pipe.sent())
+        wait_for(lambda: pipe.committed() == total, WAIT_SECONDS, "all is committed")
+        living.terminate()
+        counts = living.finish()
+
+    assert 0 < counts.messages <= total
+    check_nothing_lost(pipe)
+
+
+def assigned(pipe: Pipe) -> list[Any]:
+    """The group's members that have partitions."""
+    admin: Any = KafkaAdminClient(bootstrap_servers=pipe.settings.kafka)
+    try:
+        members = admin.describe_groups([pipe.feed.group])[pipe.feed.group]["members"]
+        return [member for member in members if member["member_assignment"]]
+    finally:
+        admin.close()
+
+
+def test_sigterm_drains(pipe: Pipe):
+    pipe.send(electricity(f"em{number % 50}", number // 50) for number in range(40_000))
+
+    with pipe.member(until_caught_up=False) as member:
+        wait_for(pipe.stored_count, WAIT_SECONDS)
+        member.terminate()
+        counts = member.finish(timeout_seconds=20)
+
+    assert 0 < counts.messages
+    assert counts.messages == counts.stored == pipe.committed() == pipe.stored_count()
+    if counts.messages < 40_000:
+        assert pipe.ingest().stored == 40_000 - counts.messages
+
+
+@pytest.fixture
+def mongo_back(stack: LocalStack) -> Iterator[None]:
+    """Whatever the test did, the next one finds MongoDB."""
+    yield
+    stack.start_service("mongo")
+
+
+def test_mongodb_away_in_the_middle(pipe: Pipe, stack: LocalStack, mongo_back: None):
+    pipe.send(mixed(30_000, random.Random(3)))
+
+    with pipe.member(until_caught_up=True) as member:
+        wait_for(pipe.stored_count, WAIT_SECONDS)
+        stack.kill("mongo")
+        stack.start_service("mongo")
+        counts = member.finish()
+
+    pipe.check_conservation(counts)
+    check_nothing_lost(pipe)
+
+
+def test_sigterm_while_mongodb_is_away_ends_it_with_nothing_committed(pipe: Pipe, stack: LocalStack, mongo_back: None):
+    with pipe.member(until_caught_up=False) as member:
+        wait_for(lambda: assigned(pipe), WAIT_SECONDS)
+        stack.kill("mongo")
+        pipe.send(mixed(30_000, random.Random(4)))
+        member.terminate()
+        _, errors = member.process.communicate(timeout=30)
+
+    assert pipe.committed() == 0
+    if member.process.returncode:
+        assert "MetersError: MongoDB does not answer" in errors.splitlines()[-1]
+    stack.start_service("mongo")
+    pipe.check_conservation(pipe.ingest())
+
+
+def test_it_gives_up_on_a_mongodb_that_stays_away(
+    pipe: Pipe, stack: LocalStack, mongo_back: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("streaming.ingest.MONGO_AWAY_SECONDS", 2)
+    monkeypatch.setattr("metering.store.ANSWER_WITHIN_SECONDS", 2)
+    ingest = pipe.new_ingest()
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(ingest.run)
+        try:
+            wait_for(lambda: assigned(pipe), WAIT_SECONDS)
+            stack.kill("mongo")
+            pipe.send(mixed(12_000, random.Random(5)))
+            with pytest.raises(MetersError, match="^MongoDB does not answer at [^\n]*$"):
+                running.result(timeout=30)
+        finally:
+            ingest.stop()
+    assert pipe.committed() == 0
+    assert pipe.letters() == []
+
+    stack.start_service("mongo")
+    # What the database stored without our knowing is a duplicate now; nothing was stored before it went.
+    pipe.check_conservation(pipe.ingest())
+    check_nothing_lost(pipe)
+
+
+@contextmanager
+def failing_inserts(settings: Settings, **how: object) -> Iterator[None]:
+    """MongoDB fails the inserts of a while, in the given way."""
+    with MongoClient(settings.mongo) as client:
+        client.admin.command(
+            {"configureFailPoint": "failCommand", "mode": {"times": 3}, "data": {"failCommands": ["insert"], **how}}
+        )
+        try:
+            yield
+        finally:
+            client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"closeConnection": True},
+        # Written, but not acknowledged: what is found at the next attempt was stored by this very batch.
+        {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}},
+    ],
+    ids=["connection closed", "not acknowledged"],
+)
+def test_an_interrupted_insert_is_not_miscounted(pipe: Pipe, how: dict[str, object]):
+    pipe.send(mixed(3_000, random.Random(6)))
+
+    with failing_inserts(pipe.settings, **how):
+        counts = pipe.ingest()
+
+    assert counts.stored == 3_000
+    pipe.check_conservation(counts)
+    check_nothing_lost(pipe)

@@ -1,0 +1,90 @@
+"""The Dagster UI's own way: a webserver and daemon, driven by GraphQL, on the real stack."""
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+
+from local_stack import LocalStack
+from local_stack.dagster import Dagster, webserver_url
+from meter_assets_tests.support import meters, wait_for
+from metering.settings import Settings
+
+SELECTOR = {"repositoryLocationName": "meter_assets", "repositoryName": "__repository__"}
+RUN_SECONDS = 240
+
+
+@pytest.fixture
+def dagster(stack: LocalStack, database: Settings, tmp_path) -> Iterator[Settings]:
+    own = database.model_copy(update={"lake": str(tmp_path / "lake")})
+    server = Dagster(own)
+    server.launch()
+    try:
+        server.wait_ready()
+        yield own
+    finally:
+        server.stop()
+
+
+def ask(settings: Settings, query: str, **variables: Any) -> dict[str, Any]:
+    request = urllib.request.Request(  # noqa: S310 - loopback
+        f"{webserver_url(settings)}/graphql",
+        data=json.dumps({"query": query, "variables": variables}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+        answer = json.load(response)
+    assert "errors" not in answer, answer
+    return answer["data"]
+
+
+def test_one_day_is_materialized_and_three_are_backfilled(dagster: Settings):
+    sent = meters(dagster, "simulate", "--days", "4", "--households", "2", "--json")
+    assert sent.returncode == 0, sent.stderr
+    assert meters(dagster, "ingest", "--until-caught-up").returncode == 0
+    today = datetime.now(UTC).date()
+    days = [str(today - timedelta(days=back)) for back in (4, 3, 2, 1)]
+
+    launched = ask(
+        dagster,
+        """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
+             __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
+        params={
+            "selector": {**SELECTOR, "jobName": "daily_readings_job"},
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": days[0]}]},
+        },
+    )["launchRun"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+
+    def run_status() -> str:
+        query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+        return ask(dagster, query, id=launched["run"]["runId"])["runOrError"]["status"]
+
+    wait_for(lambda: run_status() in ("SUCCESS", "FAILURE", "CANCELED"), RUN_SECONDS, "the run ends")
+    assert run_status() == "SUCCESS"
+
+    keys = ("raw_readings", "daily_averages", "abnormal_device_summary", "daily_consumption")
+    backfill = ask(
+        dagster,
+        """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+             __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }""",
+        params={"assetSelection": [{"path": [key]} for key in keys], "partitionNames": days[1:]},
+    )["launchPartitionBackfill"]
+    assert backfill["__typename"] == "LaunchBackfillSuccess", backfill
+
+    def backfill_status() -> dict[str, Any]:
+        query = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
+            ... on PartitionBackfill { status runs { status } } } }"""
+        return ask(dagster, query, id=backfill["backfillId"])["partitionBackfillOrError"]
+
+    ends = ("COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED")
+    wait_for(lambda: backfill_status()["status"] in ends, RUN_SECONDS, "the backfill ends")
+    assert [run["status"] for run in backfill_status()["runs"]] == ["SUCCESS"]  # a single run over the three days
+
+    with MongoClient(dagster.mongo) as client:
+        published = client[dagster.mongo_database]["daily_averages"].distinct("calculation_date")
+    assert published == days

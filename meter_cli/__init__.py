@@ -1,0 +1,1 @@
+"""The `meters` command: thin; what a command does lives in the packages below it."""

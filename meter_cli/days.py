@@ -1,0 +1,124 @@
+"""`meters backfill` and `meters dev`: the daily assets from the command line, and the UI around them."""
+
+import os
+import time
+import warnings
+from datetime import date, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from meter_cli.console import err, out, print_json
+from metering.errors import MetersError
+from metering.settings import Settings, load_settings
+from metering.store import connect
+
+
+def backfill(
+    first: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="First local day.")],
+    last: Annotated[
+        datetime | None,
+        typer.Argument(formats=["%Y-%m-%d"], help="Last local day, included; the first alone if left out."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Materialize a range of days in one Dagster run, which the UI shows like any other."""
+    first_day, last_day = first.date(), (last or first).date()
+    result = run_backfill(load_settings(), first_day, last_day)
+    if as_json:
+        print_json(result)
+        return
+    steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result["seconds_by_asset"].items())
+    out.print(f"Materialized {result['days']:,} days in run {result['run_id']} ({result['seconds']:.1f} s: {steps})")
+    out.print("Look at them: meters dev", soft_wrap=True)
+
+
+def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
+    """Materialize the days [first, last] in one run of `daily_readings_job` in this process.
+
+    Returns:
+        run_id, first, last, days, seconds and seconds_by_asset.
+
+    Raises:
+        MetersError: a day is no partition, MongoDB is away, or a step failed.
+    """
+    from local_stack.dagster import dagster_environment
+
+    os.environ.update(dagster_environment(settings))
+    import dagster as dg
+
+    warnings.filterwarnings("ignore", category=UserWarning, module="dagster")
+    from meter_assets.definitions import defs
+    from meter_assets.partitions import LOCAL_DAYS
+
+    _require_partitions(first, last, LOCAL_DAYS)
+    connect(settings).client.close()
+    tags = {
+        "dagster/asset_partition_range_start": first.isoformat(),
+        "dagster/asset_partition_range_end": last.isoformat(),
+    }
+    started = time.monotonic()
+    with dg.DagsterInstance.get() as instance, err.status("Materializing…"):
+        result = defs.resolve_job_def("daily_readings_job").execute_in_process(
+            instance=instance,
+            tags=tags,
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+    failures = [event for event in result.all_events if event.is_step_failure]
+    if not result.success:
+        reason = _innermost(failures[0].step_failure_data.error) if failures else "see the run in the UI"
+        where = failures[0].step_key if failures else "the run"
+        raise MetersError(
+            f"{where} failed in run {result.run_id}: {reason}", fix="Run the same command again to resume"
+        )
+    seconds = {
+        event.step_key: round(event.step_success_data.duration_ms / 1000, 3)
+        for event in result.all_events
+        if event.is_step_success and event.step_key
+    }
+    return {
+        "run_id": result.run_id,
+        "first": first.isoformat(),
+        "last": last.isoformat(),
+        "days": (last - first).days + 1,
+        "seconds": round(time.monotonic() - started, 3),
+        "seconds_by_asset": seconds,
+    }
+
+
+def _require_partitions(first: date, last: date, partitions: Any) -> None:
+    if last < first:
+        raise MetersError(f"The last day {last} is before the first day {first}", fix="Give the earlier day first")
+    oldest = partitions.get_first_partition_key()
+    newest = partitions.get_last_partition_key()
+    if first.isoformat() < oldest:
+        raise MetersError(
+            f"{first} is before the first partition {oldest}", fix="Set METERS_FIRST_DAY to an earlier day"
+        )
+    if last.isoformat() > newest:
+        tomorrow = date.fromisoformat(newest) + timedelta(days=1)
+        raise MetersError(
+            f"{last} is not over yet in {partitions.timezone}; the newest partition is {newest}",
+            fix=f"Give a day before {tomorrow}",
+        )
+
+
+def _innermost(error: Any) -> str:
+    while error.cause:
+        error = error.cause
+    return error.message.strip().splitlines()[0].removeprefix("metering.errors.MetersError: ")
+
+
+def dev() -> None:
+    """Serve the Dagster UI with hot reload on this installation's instance; Ctrl-C ends it."""
+    from local_stack.checks import preflight
+    from local_stack.dagster import dagster_dev_command, dagster_environment
+    from local_stack.status import status as read_status
+
+    settings = load_settings()
+    if not read_status(settings)["running"]:
+        raise MetersError("The services that the assets need are not up", fix="Start them: meters up")
+    preflight(settings, ["webserver"])
+    command = dagster_dev_command(settings)
+    os.execve(command[0], command, {**os.environ, **dagster_environment(settings)})  # noqa: S606 - no shell

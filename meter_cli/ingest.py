@@ -1,0 +1,73 @@
+"""`meters ingest`: run one member of the ingest group from the command line."""
+
+import signal
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from meter_cli.console import err, out, print_json, progress
+from metering.settings import load_settings
+
+REPORT_EVERY_SECONDS = 10
+
+
+def ingest(
+    until_caught_up: Annotated[
+        bool, typer.Option(help="Stop when everything that is in the topic now is stored or refused.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Store readings from Kafka in MongoDB; start several to share the work. SIGTERM or Ctrl-C drains and exits 0."""
+    from streaming.ingest import Ingest
+
+    ingest = Ingest(load_settings())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ingest.stop())
+    started = time.monotonic()
+    reported_at = started
+    with progress("messages") as bar:
+        task = bar.add_task("ingest", total=None)
+
+        def show(counts: Any, backlog: int) -> None:
+            nonlocal reported_at
+            bar.update(task, completed=counts.messages, total=backlog if until_caught_up else None)
+            if bar.disable and counts.messages and time.monotonic() - reported_at > REPORT_EVERY_SECONDS:
+                reported_at = time.monotonic()
+                err.print(f"ingest: {_sentence(counts)}")
+
+        counts = ingest.run(until_caught_up=until_caught_up, on_progress=show)
+    seconds = time.monotonic() - started
+    if as_json:
+        print_json(ingest_summary(counts, seconds))
+        return
+    table = Table("messages", "stored", "duplicates", "conflicts", "refused", "seconds", title="Ingested")
+    numbers = (counts.messages, counts.stored, counts.duplicates, counts.conflicts, counts.refused)
+    table.add_row(*(f"{number:,}" for number in numbers), f"{seconds:.1f}")
+    out.print(table)
+    if counts.reasons:
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.reasons.items()))
+        out.print(f"Kept on iot-meter-dlq: {reasons}")
+    if not counts.messages:
+        out.print("Nothing new to ingest. Send readings with `meters simulate` or `meters replay`.")
+
+
+def ingest_summary(counts: Any, seconds: float) -> dict[str, Any]:
+    """The counts of a run for scripts; messages = stored + duplicates + conflicts + refused."""
+    return {
+        "messages": counts.messages,
+        "stored": counts.stored,
+        "duplicates": counts.duplicates,
+        "conflicts": counts.conflicts,
+        "refused": counts.refused,
+        "reasons": dict(counts.reasons),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _sentence(counts: Any) -> str:
+    return (
+        f"{counts.messages:,} messages = {counts.stored:,} stored + {counts.duplicates:,} duplicates "
+        f"+ {counts.conflicts:,} conflicts + {counts.refused:,} refused"
+    )
