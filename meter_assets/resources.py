@@ -49,6 +49,10 @@ def pyspark_resource(settings: Settings) -> SparkResource:
         }
     else:
         config["spark.remote"] = settings.spark
+        # Sessions bring no classes of their own, so they may share one class loader, and with it the code that Spark
+        # generated and the JVM optimised for the runs before: it is kept by class loader.
+        config["spark.sql.artifact.isolation.enabled"] = "false"
+        config["spark.sql.artifact.isolation.alwaysApplyClassloader"] = "false"
     return SparkResource(spark_config=config)
 
 

@@ -1,6 +1,7 @@
 """What the tests of ingest share: topics, a group and a database of their own, and an account of what is in them."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from kafka.admin import KafkaAdminClient, MemberToRemove
+from kafka import KafkaProducer
+from kafka.admin import (
+    KafkaAdminClient,
+    MemberToRemove,  # pyright: ignore[reportAttributeAccessIssue] (its stubs are of kafka-python 2)
+)
 from kafka.structs import TopicPartition
 
 from metering.reading import encode_message
@@ -82,8 +87,13 @@ class Pipe:
         return self.new_ingest().run(until_caught_up=True)
 
     @contextmanager
-    def member(self, *, until_caught_up: bool) -> Iterator["Member"]:
-        """A member of the group in a process of its own; killed at the end of the block if it still runs."""
+    def member(self, *, until_caught_up: bool, die_instead_of: str = "") -> Iterator["Member"]:
+        """A member of the group in a process of its own; killed at the end of the block if it still runs.
+
+        Args:
+            until_caught_up: as for `Ingest.run`.
+            die_instead_of: a method of its Kafka producer, in whose place the process kills itself.
+        """
         process = subprocess.Popen(
             [
                 *(
@@ -92,7 +102,7 @@ class Pipe:
                     "import sys; from meter_assets_tests.ingest_support import main; main(*sys.argv[1:])",
                 ),
                 *(self.settings.model_dump_json(), self.feed.topic, self.feed.group, self.dead_letters_topic),
-                str(int(until_caught_up)),
+                *(str(int(until_caught_up)), die_instead_of),
             ],
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
@@ -150,7 +160,7 @@ class Pipe:
         finally:
             admin.close()
         for transaction in (each for of_broker in listed.values() for each in of_broker):
-            name = transaction["transactional_id"]
+            name = transaction.transactional_id
             if name.startswith("dead-letters-"):
                 producer = open_producer(self.settings, transactional_id=name)
                 producer.init_transactions()
@@ -205,8 +215,12 @@ class Member:
         return Counts(**{**json.loads(out), "reasons": Counter(json.loads(out)["reasons"])})
 
 
-def main(settings: str, topic: str, group: str, dead_letters_topic: str, until_caught_up: str) -> None:
+def main(
+    settings: str, topic: str, group: str, dead_letters_topic: str, until_caught_up: str, die_instead_of: str
+) -> None:
     """The process of a Member."""
+    if die_instead_of:
+        setattr(KafkaProducer, die_instead_of, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     feed = replace(READINGS_FEED, topic=topic, group=group)
     ingest = Ingest(Settings.model_validate_json(settings), feed=feed, dead_letters_topic=dead_letters_topic)
     signal.signal(signal.SIGTERM, lambda *_: ingest.stop())

@@ -182,6 +182,7 @@ BAD: dict[str, Any] = {
     "digit outside ASCII": with_(ELECTRICITY, device_id="em\u0663"),
     "65 characters": with_(ELECTRICITY, device_id="e" * 65),
     "version 2": with_(ELECTRICITY, schema_version=2),
+    "version true": with_(ELECTRICITY, schema_version=True),
     "version in a string": with_(ELECTRICITY, schema_version="1"),
     "null version": with_(ELECTRICITY, schema_version=None),
     "null": None,

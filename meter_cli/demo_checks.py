@@ -10,7 +10,8 @@ from pymongo.database import Database
 from metering.settings import DEAD_LETTERS_TOPIC, Settings
 from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION
 from streaming.batch import Counts
-from streaming.kafka import ensure_topics, kafka_errors, open_consumer
+from streaming.dead_letters import ensure_dead_letters_topic
+from streaming.kafka import kafka_errors, open_consumer
 from streaming.ledger import Ledger
 
 Offsets = dict[TopicPartition, int]
@@ -18,7 +19,7 @@ Offsets = dict[TopicPartition, int]
 
 def dead_letter_offsets(settings: Settings) -> Offsets:
     """Where the dead-letter topic ends now."""
-    ensure_topics(settings, DEAD_LETTERS_TOPIC)
+    ensure_dead_letters_topic(settings)
     consumer = open_consumer(settings, group=None)
     try:
         with kafka_errors(settings):

@@ -7,7 +7,7 @@ Spark get their schemas from here. Judging whether a reading is faulty is not do
 import json
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AwareDatetime,
@@ -76,7 +76,7 @@ class _Reading(BaseModel):
     register_: Register | None = Field(
         default=None, alias="register", description="Cumulative counter, same unit as usage."
     )
-    schema_version: Literal[1] = 1
+    schema_version: Annotated[int, Field(ge=1, le=1)] = 1  # not Literal[1], which takes true for 1
 
     @property
     def id(self) -> str:

@@ -21,6 +21,7 @@ ABNORMAL_DEVICE_SUMMARY = "abnormal_device_summary"
 DAILY_CONSUMPTION = "daily_consumption"
 
 ANSWER_WITHIN_SECONDS = 10
+NAMESPACE_EXISTS = 48
 
 # Each collection's options and secondary indexes. iot-meter is clustered by its _id, which begins with the time: one
 # B-tree instead of two makes inserts cheaper, and a day is one contiguous range on disk.
@@ -106,8 +107,11 @@ def ensure_collections(database: Database) -> None:
             try:
                 database.create_collection(name, **options)
                 continue
-            except CollectionInvalid:  # another process was faster
+            except CollectionInvalid:  # another process was faster, seen by the client
                 pass
+            except OperationFailure as error:  # or by the server
+                if error.code != NAMESPACE_EXISTS:
+                    raise
         if "validator" in options:
             database.command("collMod", name, validator=options["validator"])
     for name, indexes in _INDEXES.items():

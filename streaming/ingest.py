@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
+import pymongo
 from kafka.errors import CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError
 from kafka.structs import OffsetAndMetadata, TopicPartition
 from pymongo.collection import Collection
@@ -25,6 +26,7 @@ from streaming.kafka import ensure_topics, kafka_errors, open_consumer
 BATCH_MESSAGES = 5_000
 POLL_MESSAGES = 4 * BATCH_MESSAGES
 POLL_SECONDS = 0.2
+CLOSE_SECONDS = 2
 MONGO_AWAY_SECONDS = 60
 """How long a batch waits for a MongoDB that went away before ingest gives up; nothing is committed meanwhile."""
 
@@ -93,7 +95,8 @@ class Ingest:
             self._consumer.close()
             if self._dead_letters:
                 self._dead_letters.close()
-            database.client.close()
+            with pymongo.timeout(CLOSE_SECONDS):  # it takes leave of the server, and waits long for one that is away
+                database.client.close()
         return self.counts
 
     def _end_offsets(self) -> dict[TopicPartition, int]:

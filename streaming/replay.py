@@ -21,7 +21,7 @@ from metering.settings import DEAD_LETTERS_TOPIC, READINGS_TOPIC, Settings
 from metering.store import connect, ensure_collections, mongo_unavailable
 from streaming.csv_layout import CsvLayout
 from streaming.csv_readings import CsvReadings, Message, Missing, Refused, Row
-from streaming.dead_letters import dead_letter_headers
+from streaming.dead_letters import dead_letter_headers, ensure_dead_letters_topic
 from streaming.kafka import Headers, Sender, ensure_topics
 
 PROGRESS_EVERY_ROWS = 1000
@@ -108,7 +108,8 @@ def replay(
     with closing(CsvReadings(path, layout)) as readings:
         database = connect(settings)
         with closing(database.client):
-            ensure_topics(settings, topic, dead_letters_topic)
+            ensure_topics(settings, topic)
+            ensure_dead_letters_topic(settings, dead_letters_topic)
             report = ReplayReport(file=path.name, topic=topic, dead_letters_topic=dead_letters_topic)
             try:
                 ensure_collections(database)
