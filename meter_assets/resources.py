@@ -1,10 +1,12 @@
 """Resources of the code location: Spark, MongoDB and the lake, from settings, connected only when used."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import reduce
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
@@ -12,10 +14,14 @@ from pymongo.database import Database
 from pyspark.sql import DataFrame, SparkSession
 
 from meter_assets.lake import Lake
+from metering.errors import MetersError
 from metering.reading import SPARK_SCHEMA, reading_id_range
 from metering.registry import METER_SPARK_SCHEMA, METERS
 from metering.settings import Settings, load_settings
 from metering.store import READINGS, connect, ensure_collections
+
+SPARK_CONNECT_PORT = 15002
+ANSWER_WITHIN_SECONDS = 10
 
 READ_SLICES = 4
 """Parts that a range of readings is read in, side by side; each is one cursor over a contiguous range of the keys."""
@@ -27,11 +33,33 @@ class SparkResource(LazyPySparkResource):
     Left open, a Connect session holds memory in the server, and a process that ends after its server waits for it.
     """
 
+    def _init_session(self) -> None:
+        if self._spark_session is None and (remote := self.spark_config.get("spark.remote")):
+            _require_answer(remote)
+        super()._init_session()
+
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Close the session, if the run has opened one."""
         if self._spark_session is not None:
             self._spark_session.stop()
             self._spark_session = None
+
+
+def _require_answer(remote: str) -> None:
+    """Say at once that nobody listens there: the Connect client would try again for ten minutes.
+
+    Raises:
+        MetersError: nobody listens.
+    """
+    address = urlsplit(remote)
+    try:
+        port = address.port or SPARK_CONNECT_PORT
+        socket.create_connection((address.hostname or "", port), timeout=ANSWER_WITHIN_SECONDS).close()
+    except OSError as error:
+        raise MetersError(
+            f"Spark does not answer at {address.hostname}:{address.port or SPARK_CONNECT_PORT}",
+            fix="Start the local stack with `meters up` or set METERS_SPARK_REMOTE",
+        ) from error
 
 
 def pyspark_resource(settings: Settings) -> SparkResource:
@@ -49,10 +77,6 @@ def pyspark_resource(settings: Settings) -> SparkResource:
         }
     else:
         config["spark.remote"] = settings.spark
-        # Sessions bring no classes of their own, so they may share one class loader, and with it the code that Spark
-        # generated and the JVM optimised for the runs before: it is kept by class loader.
-        config["spark.sql.artifact.isolation.enabled"] = "false"
-        config["spark.sql.artifact.isolation.alwaysApplyClassloader"] = "false"
     return SparkResource(spark_config=config)
 
 

@@ -142,3 +142,10 @@ def test_backfill_without_mongodb_is_one_line(settings):
     assert result.returncode == 1
     assert "MongoDB does not answer at 127.0.0.1:1" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_backfill_without_spark_is_one_line_at_once(stack, database):
+    result = meters(database, "backfill", "2020-01-01", METERS_SPARK_REMOTE="sc://127.0.0.1:1", timeout_seconds=60)
+    assert result.returncode == 1
+    assert "Spark does not answer at 127.0.0.1:1" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
