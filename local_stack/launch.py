@@ -7,19 +7,22 @@ deadlock.
 
 import ctypes
 import os
+import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Arm the signal, then become the command."""
+    """Arm the signal, see to it that it will be heard, then become the command."""
     parent, signal_number, command = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
         # A parent that went before the call above will send nothing any more.
         if os.getppid() != parent:
             sys.exit(1)
+    # A shell starts background jobs with SIGINT ignored, and dagster answers SIGTERM with whatever SIGINT does.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.execv(command[0], command)  # noqa: S606 the command comes from the services of this package
 
 

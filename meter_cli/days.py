@@ -1,6 +1,7 @@
 """`meters backfill` and `meters dev`: the daily assets from the command line, and the UI around them."""
 
 import os
+import signal
 import time
 import warnings
 from datetime import date, datetime, timedelta
@@ -121,4 +122,5 @@ def dev() -> None:
         raise MetersError("The services that the assets need are not up", fix="Start them: meters up")
     preflight(settings, ["webserver"])
     command = dagster_dev_command(settings)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it, and dagster with it SIGTERM
     os.execve(command[0], command, {**os.environ, **dagster_environment(settings)})  # noqa: S606 - no shell

@@ -30,13 +30,18 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Start everything, send past days of a city, materialize them, check them; then go on live until Ctrl-C."""
+    from local_stack.checks import preflight
+
     settings = load_settings()
     if "first_day" not in settings.model_fields_set:  # so that the UI's partition bar is about the demo's days
         month = (date.today() - timedelta(days=days)).replace(day=1)  # noqa: DTZ011 - a month's precision
         settings = settings.model_copy(update={"first_day": month})
     os.environ.update(settings.environment())
     load_settings.cache_clear()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell has started us with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+    if not once:
+        preflight(settings, ["webserver"])  # before minutes of work, not after
     with ExitStack() as running:
         running.enter_context(_stack(settings))
         summary = _past_days(settings, days=days, households=households)
@@ -149,9 +154,9 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 def _print_summary(summary: dict[str, Any]) -> None:
     ledger, ingest = summary["ledger"], summary["ingest"]
-    table = Table(title="Daily averages", title_justify="left")
-    table.add_column("day")
-    table.add_column("type")
+    table = Table(title="Daily averages", title_justify="left", box=None, pad_edge=False)
+    table.add_column("day", no_wrap=True)
+    table.add_column("type", no_wrap=True)
     for name in ("readings", "faulty", "total", "mean", "complete"):
         table.add_column(name, justify="right")
     for row in summary["daily_averages"]:
