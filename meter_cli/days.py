@@ -68,7 +68,7 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
         )
     failures = [event for event in result.all_events if event.is_step_failure]
     if not result.success:
-        reason = _innermost(failures[0].step_failure_data.error) if failures else "see the run in the UI"
+        reason = _reason(failures[0].step_failure_data.error) if failures else "see the run in the UI"
         where = failures[0].step_key if failures else "the run"
         raise MetersError(
             f"{where} failed in run {result.run_id}: {reason}", fix="Run the same command again to resume"
@@ -105,8 +105,9 @@ def _require_partitions(first: date, last: date, partitions: Any) -> None:
         )
 
 
-def _innermost(error: Any) -> str:
-    while error.cause:
+def _reason(error: Any) -> str:
+    """Our own line for what went wrong; where there is none, the first line of what was at the bottom of it."""
+    while error.cause and error.cls_name != MetersError.__name__:
         error = error.cause
     return error.message.strip().splitlines()[0].removeprefix("metering.errors.MetersError: ")
 
