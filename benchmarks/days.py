@@ -16,6 +16,9 @@ LARGE_DAY = 1_000_000
 SMALL_DAY = 100_000
 FEW_DAYS, MANY_DAYS = 3, 30
 ROUNDS = 3
+WARM_UPS = 4
+"""Runs before a warm one counts: the JVM still optimises Spark's code during the first ones."""
+
 SHORT_ROUNDS = 5
 
 DATE = DAY.date().isoformat()
@@ -38,8 +41,7 @@ def large_day(bench: Bench) -> list[Result]:
         bench.report(f"large-day: $group {seconds:.2f} s")
         return seconds
 
-    measure()
-    group()
+    interleaved(WARM_UPS, measure, group)
     pairs = interleaved(ROUNDS, measure, group)
     runs = [run for run, _ in pairs]
     both, whole = median([run["both"] for run in runs]), median([run["run"] for run in runs])
@@ -100,7 +102,8 @@ def warm_spark(bench: Bench) -> list[Result]:
     def cold() -> float:
         return seconds("cold", METERS_SPARK_MASTER="local[*]", METERS_SPARK_JARS=jars)
 
-    seconds("warm")
+    for _ in range(WARM_UPS):
+        seconds("warm")
     pairs = interleaved(ROUNDS, lambda: seconds("warm"), cold)
     warm, cold_seconds = median([a for a, _ in pairs]), median([b for _, b in pairs])
     return [

@@ -48,6 +48,12 @@ class Result:
         """Does the ratio reach the goal?"""
         return self.ratio >= self.goal if self.at_least else self.ratio <= self.goal
 
+    @property
+    def verdict(self) -> str:
+        """The ratio beside its goal, in words."""
+        bound = "at least" if self.at_least else "at most"
+        return f"{self.ratio:.2f}, goal {bound} {self.goal:g}: {'met' if self.met else 'missed'}"
+
     def summary(self) -> dict[str, Any]:
         """This result for scripts."""
         return {**asdict(self), "met": self.met}

@@ -35,5 +35,9 @@ def run_benchmarks(
     with own_stack(keep=keep, report=report) as stack:
         described = machine(stack)
         bench = Bench(stack, load_settings(), QUICK if quick else 1.0, report)
-        results = [result for name in names or BENCHMARKS for result in BENCHMARKS[name](bench)]
+        results: list[Result] = []
+        for name in names or BENCHMARKS:
+            for result in BENCHMARKS[name](bench):
+                report(f"{result.name}: {result.verdict}")
+                results.append(result)
     return results, described

@@ -46,6 +46,12 @@ class Spark(Service):
             "spark.sql.session.timeZone": "UTC",
             # A day's readings fit one machine: 200 tasks a shuffle, Spark's default, would be mostly overhead.
             "spark.sql.shuffle.partitions": "4",
+            # A run compiles some 200 generated classes, and would push its own out of the default 100 each time.
+            "spark.sql.codegen.cache.maxEntries": "1000",
+            # Runs share one session, see SHARED_SESSION in meter_assets/resources.py; it may idle overnight.
+            "spark.connect.session.manager.defaultSessionTimeout": "-1",
+            # Plans are cached by a number that every client counts from 0: in a shared session, another run's plan.
+            "spark.connect.session.planCache.maxSize": "0",
             "spark.driver.extraJavaOptions": " ".join(
                 [
                     f"-Dlog4j2.configurationFile=file:{LOGGING}",

@@ -78,7 +78,8 @@ def _documents_by_day(frame: DataFrame) -> Iterator[tuple[date, list[Document]]]
     # Instants travel as numbers: a collected timestamp would come in the zone of whatever machine this runs on.
     instants = [name for name, kind in frame.dtypes if kind == "timestamp"]
     columns = [F.unix_millis(name).alias(name) if name in instants else name for name in frame.columns]
-    rows = frame.select(*columns).orderBy("_id").toLocalIterator()
+    # One partition, sorted: a global sort would run most of the plan a second time to sample its ranges.
+    rows = frame.select(*columns).repartition(1).sortWithinPartitions("_id").toLocalIterator()
     documents = (_document(row.asDict(recursive=True), instants) for row in rows)
     for day, group in itertools.groupby(documents, key=lambda document: document["calculation_date"]):
         yield date.fromisoformat(day), list(group)

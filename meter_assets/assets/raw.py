@@ -39,11 +39,10 @@ def raw_readings(
     counts = written.groupBy("day").agg(
         F.count("*").alias("readings"),
         F.count_if(~is_healthy()).alias("faulty_readings"),
-        F.count_distinct("device_id").alias("meters_seen"),
     )
     per_day = {row["day"]: row.asDict() for row in counts.collect()}
     for day in days:
-        row = per_day.get(day, {"readings": 0, "faulty_readings": 0, "meters_seen": 0})
+        row = per_day.get(day, {"readings": 0, "faulty_readings": 0})
         folder = dg.MetadataValue.path(str(lake.get().partition(RAW_READINGS, day)))
-        numbers = {name: row[name] for name in ("faulty_readings", "meters_seen")}
-        add_day_metadata(context, day, {"dagster/partition_row_count": row["readings"], **numbers, "folder": folder})
+        numbers = {"dagster/partition_row_count": row["readings"], "faulty_readings": row["faulty_readings"]}
+        add_day_metadata(context, day, {**numbers, "folder": folder})
