@@ -57,8 +57,8 @@ def _messages(meters: list[str], day: datetime) -> Iterator[tuple[bytes, bytes]]
 def documents(values: Iterator[bytes]) -> Iterator[list[dict[str, Any]]]:
     """The stored form of messages, in batches; exactly what ingest would insert."""
     while batch := list(islice(values, BATCH)):
-        ingested_at = datetime.now(UTC).replace(microsecond=0)
-        yield [{**READINGS_FEED.parse(value), "ingested_at": ingested_at} for value in batch]
+        received_at = datetime.now(UTC).replace(microsecond=0)
+        yield [{**READINGS_FEED.parse(value), "received_at": received_at} for value in batch]
 
 
 def store_day(settings: Settings, readings: int, day: datetime = DAY) -> None:

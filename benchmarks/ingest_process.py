@@ -23,7 +23,7 @@ def main() -> None:
         memory.append((counts.messages, process.memory_info().rss))
 
     started = time.monotonic()
-    feed = dataclasses.replace(READINGS_FEED, topic=topic, group=group)
+    feed = dataclasses.replace(READINGS_FEED, topics=(topic,), group=group)
     counts = Ingest(load_settings(), feed=feed).run(until_caught_up=True, on_progress=observe)
     seconds = time.monotonic() - started
     print(

@@ -31,7 +31,7 @@ RAW_READINGS = table_schema(
     ("usage", "double", "Water: litres used in the reading's interval."),
     ("flow_rate", "double", "Water: litres a minute at that instant; -1 is the meter's fault sign."),
     ("register", "double", "Cumulative counter in kWh or litres, where the meter sends it."),
-    ("ingested_at", "timestamp", "When the platform stored it, UTC."),
+    ("received_at", "timestamp", "When the broker received it, UTC."),
 )
 
 DAILY_AVERAGES = table_schema(

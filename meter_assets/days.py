@@ -16,6 +16,8 @@ from meter_assets.partitions import days_between
 from meter_assets.publish import publish_day
 from meter_assets.resources import LakeResource, MongoResource, SparkResource
 from meter_assets.transforms import readings as transforms
+from metering.faults import rules_in_force
+from metering.settings import load_settings
 
 Document = dict[str, Any]
 DayMetadata = Callable[[list[Document]], dict[str, Any]]
@@ -41,7 +43,8 @@ class DayRange:
         """Judged readings of the days."""
         dates = [day for day, _, _ in self.days]
         lake = self.lake.get().read(self.pyspark.spark_session, RAW_READINGS, RAW_READINGS_SCHEMA, dates)
-        return transforms.judged(lake)
+        rules = rules_in_force(unknown_meters=load_settings().unknown_meters)
+        return transforms.judged(lake, self.meters, rules)
 
     @cached_property
     def meters(self) -> DataFrame:

@@ -17,7 +17,7 @@ from metering.errors import MetersError
 RAW_READINGS = "raw_readings"
 RAW_READINGS_SCHEMA = (
     "device_id string, timestamp timestamp, meter_type string, usage_kwh double, usage double, flow_rate double, "
-    "`register` double, ingested_at timestamp, day date"
+    "`register` double, received_at timestamp, day date"
 )
 """Columns of raw_readings as a Spark DDL schema, the partition column last; stated once, for writers and readers."""
 

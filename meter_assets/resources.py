@@ -54,9 +54,10 @@ class SparkResource(LazyPySparkResource):
         if self._remote:
             _require_answer(self._remote)
         super()._init_session()
+        session: Any = self._spark_session
         if SHARED_SESSION in self._remote:
-            self._spark_session.release_session_on_close = False
-            self._spark_session.addTag(self._tag)
+            session.release_session_on_close = False
+            session.addTag(self._tag)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Leave the session, if the run has opened one."""
@@ -91,6 +92,8 @@ def pyspark_resource(settings: Settings) -> SparkResource:
     """Spark by settings alone: a Connect server (the local stack's, or METERS_SPARK_REMOTE), or METERS_SPARK_MASTER."""
     config: dict[str, Any] = {
         "spark.sql.session.timeZone": "UTC",  # every timestamp here is an instant; local days are made explicitly
+        # A day's file stays open until its task ends: up to so many days need not be sorted to be written apart.
+        "spark.sql.maxConcurrentOutputFileWriters": "40",
     }
     if settings.spark_master:
         config |= {

@@ -25,9 +25,10 @@ FILES = {
 
 @dataclass
 class DayTotals:
-    """One local day: readings, usage in litres or kWh, and both for each device."""
+    """One local day: healthy readings, usage in litres or kWh, and both for each device; and the faulty readings."""
 
     readings: int = 0
+    faulty: int = 0
     usage: float = 0.0
     per_device: dict[str, tuple[int, float]] = field(default_factory=dict)
 
@@ -42,13 +43,27 @@ def shared_data_folder() -> Path:
     return path
 
 
+MOST_AN_INTERVAL = {"daiad": 5_000.0, "sgsc": 43.5 / 2, "uci": 43.5 / 60}
+"""L an hour, kWh in half an hour, kWh in a minute: what the documented bounds allow at the interval of each file."""
+
+
+def is_healthy(preset: str, usage: float) -> bool:
+    """By the documented rules, as far as these files can break them."""
+    return 0 <= usage <= MOST_AN_INTERVAL[preset]
+
+
 def expected_days(path: Path, preset: str, city_timezone: str) -> dict[date, DayTotals]:
-    """Readings and usage of each local day of the city, as they are to be found in storage after a replay."""
+    """What the daily numbers are to say about each local day of the city after a replay."""
     city = ZoneInfo(city_timezone)
     values: dict[tuple[date, str], list[float]] = {}
-    for (device, instant), usage in expected_readings(path, preset).items():
-        values.setdefault((instant.astimezone(city).date(), device), []).append(usage)
     days: dict[date, DayTotals] = {}
+    for (device, instant), usage in expected_readings(path, preset).items():
+        day = instant.astimezone(city).date()
+        of_device = values.setdefault((day, device), [])
+        if is_healthy(preset, usage):
+            of_device.append(usage)
+        else:
+            days.setdefault(day, DayTotals()).faulty += 1
     for (day, device), usages in values.items():
         days.setdefault(day, DayTotals()).per_device[device] = (len(usages), math.fsum(usages))
     for totals in days.values():

@@ -65,8 +65,8 @@ class Pipe:
     def fresh(cls, settings: Settings) -> Self:
         """With names that nobody else uses; the source topic and the collections exist."""
         own = uuid.uuid4().hex[:8]
-        feed = replace(READINGS_FEED, topic=f"ingest-{own}", group=f"ingest-{own}")
-        ensure_topics(settings, feed.topic)
+        feed = replace(READINGS_FEED, topics=(f"ingest-{own}",), group=f"ingest-{own}")
+        ensure_topics(settings, feed.topics[0])
         database = connect(settings)
         with database.client:
             ensure_collections(database)
@@ -74,7 +74,7 @@ class Pipe:
 
     def send(self, messages: Iterable[Message]) -> None:
         """Put messages on the topic."""
-        with Sender(self.settings, self.feed.topic) as sender:
+        with Sender(self.settings, self.feed.topics[0]) as sender:
             for key, value in messages:
                 sender.send(value, key=None if key is None else key.encode())
 
@@ -101,7 +101,7 @@ class Pipe:
                     "-c",
                     "import sys; from meter_assets_tests.ingest_support import main; main(*sys.argv[1:])",
                 ),
-                *(self.settings.model_dump_json(), self.feed.topic, self.feed.group, self.dead_letters_topic),
+                *(self.settings.model_dump_json(), self.feed.topics[0], self.feed.group, self.dead_letters_topic),
                 *(str(int(until_caught_up)), die_instead_of),
             ],
             cwd=REPOSITORY,
@@ -129,7 +129,7 @@ class Pipe:
 
     def sent(self) -> list[Any]:
         """What is on the source topic, each partition in its order."""
-        return read_topic(self.settings, self.feed.topic)
+        return read_topic(self.settings, self.feed.topics[0])
 
     def letters(self) -> list[Any]:
         """The committed dead letters."""
@@ -143,8 +143,8 @@ class Pipe:
         """How many messages the group has committed, over all partitions."""
         consumer = open_consumer(self.settings, group=self.feed.group)
         try:
-            partitions = consumer.partitions_for_topic(self.feed.topic) or set()
-            return sum(consumer.committed(TopicPartition(self.feed.topic, number)) or 0 for number in partitions)
+            partitions = consumer.partitions_for_topic(self.feed.topics[0]) or set()
+            return sum(consumer.committed(TopicPartition(self.feed.topics[0], number)) or 0 for number in partitions)
         finally:
             consumer.close()
 
@@ -221,7 +221,7 @@ def main(
     """The process of a Member."""
     if die_instead_of:
         setattr(KafkaProducer, die_instead_of, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    feed = replace(READINGS_FEED, topic=topic, group=group)
+    feed = replace(READINGS_FEED, topics=(topic,), group=group)
     ingest = Ingest(Settings.model_validate_json(settings), feed=feed, dead_letters_topic=dead_letters_topic)
     signal.signal(signal.SIGTERM, lambda *_: ingest.stop())
     counts = ingest.run(until_caught_up=bool(int(until_caught_up)))

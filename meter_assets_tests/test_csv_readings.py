@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from meter_assets_tests.csv_oracle import FILES, expected_days, expected_readings
+from meter_assets_tests.csv_oracle import FILES, expected_days, expected_readings, is_healthy
 from metering.errors import MetersError
 from metering.reading import MeterType
 from streaming.csv_layout import PRESETS, CsvLayout
@@ -275,8 +275,12 @@ def test_real_files_agree_with_the_independent_computation(shared_data: Path, pr
 
 def test_expected_days_add_up_to_the_file(shared_data: Path):
     days = expected_days(shared_data / FILES["daiad"], "daiad", "Europe/Madrid")
-    assert sum(day.readings for day in days.values()) == 217_872
-    assert math.fsum(day.usage for day in days.values()) == 2_437_482
+    readings = expected_readings(shared_data / FILES["daiad"], "daiad").values()
+    assert (len(readings), math.fsum(readings)) == (217_872, 2_437_482)
+    healthy = [usage for usage in readings if is_healthy("daiad", usage)]
+    assert sum(day.readings for day in days.values()) == len(healthy)
+    assert sum(day.faulty for day in days.values()) == 217_872 - len(healthy) > 167
+    assert math.fsum(day.usage for day in days.values()) == math.fsum(healthy)
     clock_change = days[datetime(2016, 10, 30, tzinfo=ZoneInfo("Europe/Madrid")).date()]
     assert clock_change.readings == sum(count for count, _ in clock_change.per_device.values())
 

@@ -67,7 +67,7 @@ def assert_equal_to_the_file(installation: Installation, preset: str, days: dict
     averages, consumption = installation.documents("daily_averages"), installation.documents("daily_consumption")
     for day, expected in days.items():
         figures = averages[f"{day}|{kind}"]
-        assert (figures["readings"], figures["faulty_readings"]) == (expected.readings, 0)
+        assert (figures["readings"], figures["faulty_readings"]) == (expected.readings, expected.faulty)
         assert figures[total] == pytest.approx(expected.usage, abs=1e-6)
         for device, (readings, usage) in expected.per_device.items():
             document = consumption[f"{day}|device|{device}|{kind}"]

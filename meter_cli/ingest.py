@@ -17,12 +17,15 @@ def ingest(
     until_caught_up: Annotated[
         bool, typer.Option(help="Stop when everything that is in the topic now is stored or refused.")
     ] = False,
+    faults: Annotated[bool, typer.Option("--faults", help="Store the router's faults instead of readings.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Store readings from Kafka in MongoDB; start several to share the work. SIGTERM or Ctrl-C drains and exits 0."""
+    from streaming.batch import READINGS_FEED, faults_feed
     from streaming.ingest import Ingest
 
-    ingest = Ingest(load_settings())
+    settings = load_settings()
+    ingest = Ingest(settings, feed=faults_feed(settings) if faults else READINGS_FEED)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ingest.stop())
     started = time.monotonic()
@@ -50,7 +53,8 @@ def ingest(
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.reasons.items()))
         out.print(f"Kept on iot-meter-dlq: {reasons}")
     if not counts.messages:
-        out.print("Nothing new to ingest. Send readings with `meters simulate` or `meters replay`.")
+        hint = "The router sends faults: `meters route`." if faults else "Send readings: `meters simulate`."
+        out.print(f"Nothing new to ingest. {hint}")
 
 
 def ingest_summary(counts: Any, seconds: float) -> dict[str, Any]:

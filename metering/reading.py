@@ -162,7 +162,7 @@ def reading_id_range(start: datetime, end: datetime) -> tuple[str, str]:
 
 
 def to_document(reading: ElectricityReading | WaterReading) -> dict[str, Any]:
-    """The reading as MongoDB keeps it in `iot-meter`, without `ingested_at`."""
+    """The reading as MongoDB keeps it in `iot-meter`, without `received_at`, the broker's time of arrival."""
     timestamp = reading.timestamp
     if timestamp.microsecond % 1000:
         timestamp = timestamp.replace(microsecond=timestamp.microsecond // 1000 * 1000)
@@ -186,13 +186,13 @@ def to_document(reading: ElectricityReading | WaterReading) -> dict[str, Any]:
 
 SPARK_SCHEMA = (
     "_id string, device_id string, timestamp timestamp, meter_type string, usage_kwh double, usage double, "
-    "flow_rate double, `register` double, schema_version int, ingested_at timestamp"
+    "flow_rate double, `register` double, schema_version int, received_at timestamp"
 )
 """The stored reading as a Spark DDL schema; a field that the meter type lacks is null."""
 
 DOCUMENT_SCHEMA: dict[str, Any] = {
     "bsonType": "object",
-    "required": ["_id", "device_id", "timestamp", "meter_type", "schema_version", "ingested_at"],
+    "required": ["_id", "device_id", "timestamp", "meter_type", "schema_version", "received_at"],
     "additionalProperties": False,
     "properties": {
         "_id": {"bsonType": "string"},
@@ -204,7 +204,7 @@ DOCUMENT_SCHEMA: dict[str, Any] = {
         "flow_rate": {"bsonType": "double"},
         "register": {"bsonType": "double"},
         "schema_version": {"bsonType": "int"},
-        "ingested_at": {"bsonType": "date"},
+        "received_at": {"bsonType": "date"},
     },
 }
 """The stored reading as a MongoDB `$jsonSchema`: a last guard against writers other than ingest."""

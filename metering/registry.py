@@ -29,6 +29,8 @@ class Meter(BaseModel):
     interval_seconds: int = Field(gt=0, le=86_400, description="Usual time between two readings, in seconds.")
     installed_at: datetime = Field(description="When readings are expected from.")
     removed_at: datetime | None = Field(default=None, description="When readings are no longer expected.")
+    lower_bound: float | None = Field(default=None, description="Least plausible usage in an interval, kWh or L.")
+    upper_bound: float | None = Field(default=None, description="Most plausible usage in an interval, kWh or L.")
     household_id: str = UNASSIGNED
     household_name: str | None = None
     address: str | None = None
@@ -43,9 +45,9 @@ class Meter(BaseModel):
 
 METER_SPARK_SCHEMA = (
     "_id string, meter_type string, interval_seconds int, installed_at timestamp, removed_at timestamp, "
-    "household_id string, district string"
+    "household_id string, district string, lower_bound double, upper_bound double"
 )
-"""What the assets need of a registry entry, as a Spark DDL schema."""
+"""What the assets and the fault rules need of a registry entry, as a Spark DDL schema."""
 
 
 def register_meters(database: Database, meters: Iterable[Meter]) -> int:

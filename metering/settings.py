@@ -3,12 +3,15 @@
 Addresses left unset mean the local stack (`meters up`). Nothing here reads a file or the environment at import.
 """
 
+import json
 from datetime import date
 from functools import cache
 from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from metering.errors import MetersError
@@ -19,6 +22,8 @@ REPLICA_SET = "meters"
 READINGS_TOPIC = "iot-meter"
 DEAD_LETTERS_TOPIC = "iot-meter-dlq"
 ABNORMAL_TOPIC = "iot-abnormal"
+
+CHANNELS = ("log", "webhook", "email")
 
 
 class Settings(BaseSettings):
@@ -67,6 +72,55 @@ class Settings(BaseSettings):
     first_day: date = Field(default=date(2006, 1, 1), description="First daily partition.")
     lake: str | None = Field(default=None, description="Folder of the Parquet lake; unset: <home>/lake.")
 
+    unknown_meters: bool = Field(default=True, description="Is a reading of a meter without registry entry a fault?")
+    abnormal_topics: dict[str, str] = Field(
+        default={}, description='Topics of their own for severities, as JSON: {"critical": "iot-abnormal-critical"}.'
+    )
+    router_master: str | None = Field(
+        default=None, description="Spark master of the router; unset: local, a slot for each partition."
+    )
+    router_checkpoint: str | None = Field(
+        default=None, description="Where the router keeps its place; unset: <home>/router."
+    )
+    router_mode: Literal["real-time", "micro-batch"] = Field(
+        default="real-time", description="micro-batch for Spark installations without real-time mode."
+    )
+    router_batch_seconds: int = Field(
+        default=300, ge=5, le=3600, description="How long a real-time batch lasts; the registry is re-read after each."
+    )
+    window_days: int = Field(default=7, ge=1, description="How long window_aggregates are kept, in days.")
+    late_seconds: int = Field(default=600, ge=0, description="How late a reading may be and still count in a window.")
+
+    episode_quiet_seconds: int = Field(
+        default=3600, ge=1, description="Event time without faults after which a meter's episode is over."
+    )
+    alert_channels: str = Field(
+        default="log", description="Where alerts go, comma-separated: log, webhook, email; none: kept only."
+    )
+    alert_max_age_hours: int = Field(
+        default=24, ge=1, description="Episodes and silences that are longer past than this are not told: history."
+    )
+    alert_abnormal_share: float = Field(
+        default=0.1, ge=0, le=1, description="Alert for a day with more than this share of abnormal meters; 1: never."
+    )
+    alert_abnormal_meters: int | None = Field(
+        default=None, ge=0, description="Alert for a day with more than this many abnormal meters; unset: never."
+    )
+    alert_silent_intervals: int = Field(
+        default=12, ge=1, description="A meter is silent after this many intervals without a reading."
+    )
+    webhook_url: SecretStr | None = Field(
+        default=None, description="http(s) address that alerts are posted to; secret, for many carry a token."
+    )
+    webhook_secret: SecretStr | None = Field(default=None, description="Key of the webhook's HMAC-SHA256 signature.")
+    smtp_host: str | None = Field(default=None, description="Mail server.")
+    smtp_port: int = Field(default=587, ge=1, le=65535)
+    smtp_starttls: bool = Field(default=True, description="Encrypt the connection to the mail server.")
+    smtp_user: str | None = Field(default=None, description="Login at the mail server; unset: none.")
+    smtp_password: SecretStr | None = None
+    alert_mail_from: str | None = Field(default=None, description="Sender of alert mails.")
+    alert_mail_to: str | None = Field(default=None, description="Receivers of alert mails, comma-separated.")
+
     @field_validator("home", "cache_dir", mode="after")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
@@ -81,6 +135,29 @@ class Settings(BaseSettings):
         except (ZoneInfoNotFoundError, ValueError) as error:
             raise ValueError(f"'{name}' is no IANA time zone; write one like Europe/Madrid") from error
         return name
+
+    @field_validator("alert_channels")
+    @classmethod
+    def _known_channels(cls, names: str) -> str:
+        chosen = [name.strip() for name in names.split(",")]
+        for name in chosen:
+            if name not in CHANNELS and chosen != ["none"]:
+                raise ValueError(f"'{name}' is no channel; choose from {', '.join(CHANNELS)}, or none")
+        return names
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _http_address(cls, url: SecretStr | None) -> SecretStr | None:
+        address = urlsplit(url.get_secret_value()) if url else None
+        if address and (address.scheme not in ("http", "https") or not address.hostname):
+            raise ValueError("it must begin with http:// or https:// and name a host")
+        return url
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The alert channels chosen, each once."""
+        names = (name.strip() for name in self.alert_channels.split(","))
+        return tuple(name for name in dict.fromkeys(names) if name != "none")
 
     @property
     def zone(self) -> ZoneInfo:
@@ -108,15 +185,29 @@ class Settings(BaseSettings):
         return self.lake or str(self.home / "lake")
 
     @property
+    def router_place(self) -> str:
+        """The router's checkpoint folder."""
+        return self.router_checkpoint or str(self.home / "router")
+
+    @property
+    def fault_topics(self) -> tuple[str, ...]:
+        """Every topic that faults are routed to."""
+        return tuple(dict.fromkeys([ABNORMAL_TOPIC, *self.abnormal_topics.values()]))
+
+    @property
     def dagster_home(self) -> Path:
         """DAGSTER_HOME of this installation."""
         return self.home / "dagster"
 
     def environment(self) -> dict[str, str]:
-        """This object as METERS_* variables, to hand to a child process."""
+        """This object as METERS_* variables, secrets in the clear, to hand to a child process and to nobody else."""
+        values = self.model_dump(mode="json")
+        for name in values:
+            if isinstance(secret := getattr(self, name), SecretStr):
+                values[name] = secret.get_secret_value()
         return {
-            f"METERS_{name.upper()}": str(value)
-            for name, value in self.model_dump(mode="json").items()
+            f"METERS_{name.upper()}": json.dumps(value) if isinstance(value, dict) else str(value)
+            for name, value in values.items()
             if value is not None
         }
 

@@ -11,11 +11,19 @@ from pymongo.errors import CollectionInvalid, ConnectionFailure, OperationFailur
 from pymongo.uri_parser import parse_uri
 
 from metering.errors import MetersError
+from metering.fault_event import FAULT_DOCUMENT_SCHEMA
 from metering.reading import DOCUMENT_SCHEMA
 from metering.registry import METERS
-from metering.settings import Settings
+from metering.settings import CHANNELS, Settings
 
 READINGS = "iot-meter"
+FAULTS = "iot-abnormal"
+WINDOW_AGGREGATES = "window_aggregates"
+LATEST_READINGS = "latest_readings"
+HEARTBEATS = "heartbeats"
+FAULT_EPISODES = "fault_episodes"
+ALERTS = "alerts"
+ALERT_CHANNELS = "alert_channels"
 DAILY_AVERAGES = "daily_averages"
 ABNORMAL_DEVICE_SUMMARY = "abnormal_device_summary"
 DAILY_CONSUMPTION = "daily_consumption"
@@ -46,12 +54,28 @@ _COLLECTIONS: dict[str, dict[str, Any]] = {
             }
         }
     },
+    FAULTS: {"validator": {"$jsonSchema": FAULT_DOCUMENT_SCHEMA}},
+    WINDOW_AGGREGATES: {},
+    LATEST_READINGS: {},
+    HEARTBEATS: {},
+    FAULT_EPISODES: {},
+    ALERTS: {},
+    ALERT_CHANNELS: {},
     DAILY_AVERAGES: {},
     ABNORMAL_DEVICE_SUMMARY: {},
     DAILY_CONSUMPTION: {},
 }
 _INDEXES: dict[str, list[list[tuple[str, int]]]] = {
     METERS: [[("household_id", 1)]],
+    FAULTS: [[("stored_at", 1)], [("device_id", 1), ("timestamp", 1)]],
+    WINDOW_AGGREGATES: [[("device_id", 1), ("minutes", 1), ("window_start", 1)]],
+    FAULT_EPISODES: [[("device_id", 1), ("opened_at", 1)], [("state", 1), ("last_seen_at", 1)]],
+    ALERTS: [
+        [("acknowledged_at", 1), ("created_at", 1)],
+        [("short_id", 1)],
+        [("kind", 1), ("ended_at", 1)],
+        *([(f"channels.{channel}.state", 1), ("created_at", 1)] for channel in CHANNELS),
+    ],
     DAILY_AVERAGES: [[("calculation_date", 1)]],
     ABNORMAL_DEVICE_SUMMARY: [[("calculation_date", 1)], [("device_id", 1), ("calculation_date", 1)]],
     DAILY_CONSUMPTION: [[("calculation_date", 1)], [("level", 1), ("key", 1), ("calculation_date", 1)]],
@@ -114,6 +138,8 @@ def ensure_collections(database: Database) -> None:
                     raise
         if "validator" in options:
             database.command("collMod", name, validator=options["validator"])
+    # Documents say themselves until when they are kept, so that changing the time to keep needs no new index.
+    database[WINDOW_AGGREGATES].create_index("expires_at", expireAfterSeconds=0)
     for name, indexes in _INDEXES.items():
         for keys in indexes:
             database[name].create_index(keys)

@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, BulkWriteError
 
+from metering.fault_event import MAX_EVENT_BYTES, fault_document, parse_fault_event
 from metering.reading import MAX_MESSAGE_BYTES, parse_reading, to_document
-from metering.settings import READINGS_TOPIC
-from metering.store import READINGS
+from metering.settings import READINGS_TOPIC, Settings
+from metering.store import FAULTS, READINGS
 from streaming.dead_letters import DeadLetter, dead_letter_headers
 
 DUPLICATE_KEY = 11000
@@ -25,24 +26,55 @@ DOCUMENT_VALIDATION_FAILURE = 121
 
 @dataclass(frozen=True)
 class Feed:
-    """What is ingested: from which topic, into which collection, and how a message becomes a document.
+    """What is ingested: from which topics, into which collection, and how a message becomes a document.
 
     Args:
         parse: raises pydantic.ValidationError for a message that is not one.
+        stamp: field with the time of this storing, which two copies of a message need not share, and how a record
+            gives it.
+        max_bytes: longer messages are refused unread.
+        conflicts: is a second message with the same identity and another payload refused? Otherwise a duplicate.
     """
 
-    topic: str
+    topics: tuple[str, ...]
     collection: str
     group: str
     parse: Callable[[bytes], dict[str, Any]]
+    stamp: tuple[str, Callable[[Any], datetime]]
+    max_bytes: int = MAX_MESSAGE_BYTES
+    conflicts: bool = True
+
+
+def _arrival(record: Any) -> datetime:
+    # The broker's clock, not ours: the rules judge a meter's clock by it, and a second attempt says the same.
+    return datetime.fromtimestamp(record.timestamp / 1000, UTC)
+
+
+def _now(_: Any) -> datetime:
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
 READINGS_FEED = Feed(
-    topic=READINGS_TOPIC,
+    topics=(READINGS_TOPIC,),
     collection=READINGS,
     group="meters-ingest",
     parse=lambda message: to_document(parse_reading(message)),
+    stamp=("received_at", _arrival),
 )
+
+
+def faults_feed(settings: Settings) -> Feed:
+    """The router's output. What it says of a reading twice, after a crash or of two copies, is one fault."""
+    return Feed(
+        topics=settings.fault_topics,
+        collection=FAULTS,
+        group="meters-ingest-faults",
+        parse=lambda message: fault_document(parse_fault_event(message)),
+        stamp=("stored_at", _now),
+        max_bytes=MAX_EVENT_BYTES,
+        conflicts=False,
+    )
 
 
 @dataclass
@@ -82,22 +114,22 @@ class Batch:
     def __init__(self, feed: Feed, records: Sequence[Any]) -> None:
         self.counts = Counts(messages=len(records))
         self.letters: list[DeadLetter] = []
-        now = datetime.now(UTC)
-        self._ingested_at = now.replace(microsecond=now.microsecond // 1000 * 1000)
+        self._feed = feed
         # The first reading of each identity, and what else claims to be it; all with the message each came from.
         self._firsts: dict[str, tuple[dict[str, Any], Any]] = {}
         self._repeats: list[tuple[dict[str, Any], Any]] = []
         self._attempts = 0
         for record in records:
-            self._take(feed, record)
+            self._take(record)
 
-    def _take(self, feed: Feed, record: Any) -> None:
+    def _take(self, record: Any) -> None:
+        feed = self._feed
         value = record.value
         if value is None:
             self._refuse(record, "empty", "EmptyMessage", "the message has no value")
             return
-        if len(value) > MAX_MESSAGE_BYTES:
-            explanation = f"{len(value)} bytes; a message has at most {MAX_MESSAGE_BYTES}"
+        if len(value) > feed.max_bytes:
+            explanation = f"{len(value)} bytes; a message has at most {feed.max_bytes}"
             self._refuse(record, "too_large", "MessageTooLarge", explanation)
             return
         try:
@@ -106,7 +138,8 @@ class Batch:
             reason = "invalid_json" if error.errors()[0]["type"] == "json_invalid" else "invalid_reading"
             self._refuse(record, reason, "ValidationError", _describe(error))
             return
-        document["ingested_at"] = self._ingested_at
+        field, stamp = feed.stamp
+        document[field] = stamp(record)
         key = document["_id"]
         if key in self._firsts:
             self._repeats.append((document, record))
@@ -158,7 +191,8 @@ class Batch:
         return {document["_id"]: document for document in collection.find({"_id": {"$in": seen}})} if seen else {}
 
     def _judge(self, document: dict[str, Any], record: Any, kept: dict[str, Any]) -> None:
-        if {**kept, "ingested_at": None} == {**document, "ingested_at": None}:
+        stamp, _ = self._feed.stamp
+        if not self._feed.conflicts or {**kept, stamp: None} == {**document, stamp: None}:
             self.counts.duplicates += 1
         else:
             explanation = f"{document['_id']} is stored with another payload; the first one stays"

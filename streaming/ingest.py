@@ -71,7 +71,7 @@ class Ingest:
         """
         database = connect(self._settings)
         ensure_collections(database)
-        ensure_topics(self._settings, self._feed.topic)
+        ensure_topics(self._settings, *self._feed.topics)
         ensure_dead_letters_topic(self._settings, self._dead_letters_topic)
         collection = database[self._feed.collection]
         # Any: pyright's stubs describe kafka-python 2.
@@ -80,7 +80,7 @@ class Ingest:
             with ThreadPoolExecutor(1, thread_name_prefix="store") as writer, kafka_errors(self._settings):
                 goal = self._end_offsets()
                 backlog = self._left(goal)
-                self._consumer.subscribe([self._feed.topic])
+                self._consumer.subscribe(list(self._feed.topics))
                 while not self._stop.is_set():
                     polled = self._consumer.poll(timeout_ms=int(POLL_SECONDS * 1000))
                     if polled and not self._commit(polled, self._store(writer, collection, polled)):
@@ -100,8 +100,13 @@ class Ingest:
         return self.counts
 
     def _end_offsets(self) -> dict[TopicPartition, int]:
-        partitions = self._consumer.partitions_for_topic(self._feed.topic) or set()
-        return self._consumer.end_offsets([TopicPartition(self._feed.topic, number) for number in partitions])
+        return self._consumer.end_offsets(
+            [
+                TopicPartition(topic, number)
+                for topic in self._feed.topics
+                for number in self._consumer.partitions_for_topic(topic) or set()
+            ]
+        )
 
     def _left(self, goal: dict[TopicPartition, int]) -> int:
         first = self._consumer.beginning_offsets(list(goal))

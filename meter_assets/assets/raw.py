@@ -1,7 +1,6 @@
 """raw_readings: the day's readings out of MongoDB into the lake."""
 
 import dagster as dg
-from pyspark.sql import functions as F
 
 from meter_assets import columns
 from meter_assets.assets.sources import OWNERS, stored_readings
@@ -9,7 +8,7 @@ from meter_assets.days import add_day_metadata
 from meter_assets.lake import RAW_READINGS, RAW_READINGS_SCHEMA
 from meter_assets.partitions import LOCAL_DAYS, days_between
 from meter_assets.resources import LakeResource, MongoResource, SparkResource
-from meter_assets.transforms.readings import is_healthy, judged, local_day
+from meter_assets.transforms.readings import local_day
 from metering.settings import load_settings
 
 
@@ -35,14 +34,8 @@ def raw_readings(
     frame = stored.withColumn("day", local_day("timestamp", load_settings().timezone))
     lake.get().write(frame.select(*[column.name for column in columns.RAW_READINGS.columns]), RAW_READINGS, days)
 
-    written = judged(lake.get().read(pyspark.spark_session, RAW_READINGS, RAW_READINGS_SCHEMA, days))
-    counts = written.groupBy("day").agg(
-        F.count("*").alias("readings"),
-        F.count_if(~is_healthy()).alias("faulty_readings"),
-    )
-    per_day = {row["day"]: row.asDict() for row in counts.collect()}
+    written = lake.get().read(pyspark.spark_session, RAW_READINGS, RAW_READINGS_SCHEMA, days)
+    per_day = {row["day"]: row["count"] for row in written.groupBy("day").count().collect()}
     for day in days:
-        row = per_day.get(day, {"readings": 0, "faulty_readings": 0})
         folder = dg.MetadataValue.path(str(lake.get().partition(RAW_READINGS, day)))
-        numbers = {"dagster/partition_row_count": row["readings"], "faulty_readings": row["faulty_readings"]}
-        add_day_metadata(context, day, {**numbers, "folder": folder})
+        add_day_metadata(context, day, {"dagster/partition_row_count": per_day.get(day, 0), "folder": folder})

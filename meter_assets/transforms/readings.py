@@ -6,7 +6,7 @@ from datetime import date, datetime
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from metering.faults import faults
+from metering.faults import FaultRule, faults, with_registry
 from metering.registry import UNASSIGNED
 
 Day = tuple[date, datetime, datetime]
@@ -18,9 +18,16 @@ def local_day(timestamp: str, timezone: str) -> Column:
     return F.to_date(F.from_utc_timestamp(F.col(timestamp), timezone))
 
 
-def judged(readings: DataFrame) -> DataFrame:
-    """Readings with `faults array<string>`: ids of the rules each one breaks."""
-    return readings.withColumn("faults", faults())
+def judged(readings: DataFrame, meters: DataFrame, rules: tuple[FaultRule, ...]) -> DataFrame:
+    """Readings with `faults array<string>`: ids of the rules each one breaks.
+
+    Args:
+        readings: columns of reading.SPARK_SCHEMA, or of the lake.
+        meters: registry entries (registry.METER_SPARK_SCHEMA), which hold the bounds.
+        rules: those in force, see faults.rules_in_force.
+    """
+    judged = with_registry(readings, meters).withColumn("faults", faults(rules))
+    return judged.drop("interval_seconds", "lower_bound", "upper_bound")
 
 
 def is_healthy() -> Column:
