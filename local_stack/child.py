@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import psutil
 
-LAUNCHER = Path(__file__).with_name("launch.py")
+from metering.process import bound_command
+
 POLL_SECONDS = 0.05
 
 # Linux sends the parent-death signal when the *thread* that forked ends, not the process. Children are started in
@@ -39,7 +39,7 @@ class Child:
         environment: Mapping[str, str],
         death_signal: signal.Signals,
     ) -> None:
-        launch = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), str(int(death_signal)), *command]
+        launch = bound_command(command, death_signal)
         variables = {**os.environ, **environment}
         with log.open("ab") as output:
 

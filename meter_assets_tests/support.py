@@ -1,15 +1,18 @@
-"""Helpers of the tests: waiting for conditions, free ports, the `meters` command. No fixtures here."""
+"""Helpers of the tests: waiting for conditions, free ports, the `meters` command, GraphQL. No fixtures here."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from local_stack.dagster import webserver_url
 from metering.settings import LOOPBACK, Settings
 
 POLL_SECONDS = 0.05
@@ -61,3 +64,16 @@ def meters(
         text=True,
         timeout=timeout_seconds,
     )
+
+
+def ask(settings: Settings, query: str, **variables: Any) -> dict[str, Any]:
+    """Ask the Dagster webserver as its UI does; the answer has no errors."""
+    request = urllib.request.Request(  # noqa: S310 - loopback
+        f"{webserver_url(settings)}/graphql",
+        data=json.dumps({"query": query, "variables": variables}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+        answer = json.load(response)
+    assert "errors" not in answer, answer
+    return answer["data"]

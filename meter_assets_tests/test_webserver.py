@@ -1,7 +1,5 @@
 """The Dagster UI's own way: a webserver and daemon, driven by GraphQL, on the real stack."""
 
-import json
-import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,8 +8,8 @@ import pytest
 from pymongo import MongoClient
 
 from local_stack import LocalStack
-from local_stack.dagster import Dagster, webserver_url
-from meter_assets_tests.support import meters, wait_for
+from local_stack.dagster import Dagster
+from meter_assets_tests.support import ask, meters, wait_for
 from metering.settings import Settings
 
 SELECTOR = {"repositoryLocationName": "meter_assets", "repositoryName": "__repository__"}
@@ -28,18 +26,6 @@ def dagster(stack: LocalStack, database: Settings, tmp_path) -> Iterator[Setting
         yield own
     finally:
         server.stop()
-
-
-def ask(settings: Settings, query: str, **variables: Any) -> dict[str, Any]:
-    request = urllib.request.Request(  # noqa: S310 - loopback
-        f"{webserver_url(settings)}/graphql",
-        data=json.dumps({"query": query, "variables": variables}).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
-        answer = json.load(response)
-    assert "errors" not in answer, answer
-    return answer["data"]
 
 
 def test_one_day_is_materialized_and_three_are_backfilled(dagster: Settings):

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from meter_cli import bench, contract, days, demo, ingest, replay, simulate, stack
+from meter_cli import alerts, bench, contract, days, demo, ingest, replay, route, simulate, stack
 from meter_cli.console import err
 from metering.errors import MetersError
 
@@ -27,8 +27,10 @@ app.command()(stack.doctor)
 app.command()(simulate.simulate)
 app.command()(replay.replay)
 app.command()(ingest.ingest)
+app.command()(route.route)
 app.command()(days.backfill)
 app.command()(days.dev)
+app.add_typer(alerts.app, name="alerts")
 app.command()(contract.schema)
 app.command()(bench.bench)
 

@@ -1,8 +1,8 @@
 """Becomes a child process that cannot outlive its parent. Runs as a script, on the standard library alone.
 
-`python launch.py PARENT SIGNAL COMMAND…` asks the kernel to send SIGNAL to this process when PARENT is gone, then
-becomes COMMAND. A script of its own, because code between fork and exec of a threaded process (`preexec_fn`) may
-deadlock.
+`python launch.py PARENT SIGNAL COMMAND…`, a line that `metering.process` writes, asks the kernel to send SIGNAL to this
+process when PARENT is gone, then becomes COMMAND. A script of its own, because code between fork and exec of a threaded
+process (`preexec_fn`) may deadlock.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ def main() -> None:
             sys.exit(1)
     # A shell starts background jobs with SIGINT ignored, and dagster answers SIGTERM with whatever SIGINT does.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.execv(command[0], command)  # noqa: S606 the command comes from the services of this package
+    os.execv(command[0], command)  # noqa: S606 the command comes from our own code
 
 
 if __name__ == "__main__":

@@ -1,0 +1,150 @@
+"""A broker and a MongoDB of the router tests' own, and the real `meters route` on them.
+
+Of their own, because the topic's name is the platform's: on the session's broker, other tests' readings would be
+routed too.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from pymongo.database import Database
+
+from meter_assets_tests.support import wait_for
+from metering.city import make_city
+from metering.settings import Settings
+from metering.store import FAULTS, HEARTBEATS, connect, ensure_collections
+from streaming.batch import Counts, faults_feed
+from streaming.ingest import Ingest
+from streaming.ledger import Ledger
+from streaming.simulate import simulate_history
+from streaming.simulation_options import SimulationOptions
+
+START_SECONDS = 150
+ROUTE_SECONDS = 150
+
+
+class Router:
+    """A running `meters route`."""
+
+    def __init__(self, settings: Settings, database: Database, arguments: tuple[str, ...]) -> None:
+        self._database = database
+        self._started_at = datetime.now(UTC)
+        self.process = subprocess.Popen(
+            [Path(sys.executable).with_name("meters"), "route", *arguments],
+            env={**os.environ, **settings.environment()},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def heartbeat(self) -> dict[str, Any]:
+        """Its last heartbeat; empty before the first one of its own."""
+        beat = self._database[HEARTBEATS].find_one({"_id": "router", "pid": self.process.pid})
+        return beat or {}
+
+    def wait_running(self) -> dict[str, Any]:
+        """Wait for the first heartbeat of running queries."""
+        return wait_for(self._running, START_SECONDS, "the router runs")
+
+    def wait_caught_up(self) -> dict[str, Any]:
+        """Wait until it has read everything that is there."""
+        since = datetime.now(UTC)
+
+        def caught_up() -> dict[str, Any]:
+            beat = self._running()
+            return beat if beat and beat["lag"] == 0 and beat["at"] > since else {}
+
+        return wait_for(caught_up, START_SECONDS, "the router has caught up")
+
+    def _running(self) -> dict[str, Any]:
+        assert self.process.poll() is None, self.process.communicate()[1]
+        beat = self.heartbeat()
+        return beat if beat.get("state") == "running" else {}
+
+    def stop(self) -> str:
+        """End it in order; what it wrote to standard error."""
+        self.process.send_signal(signal.SIGTERM)
+        _, errors = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0, errors
+        return errors
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.process.kill()
+        self.process.communicate()
+
+    def wait_failed(self) -> str:
+        """Wait until it gives up; the line that says why."""
+        _, errors = self.process.communicate(timeout=START_SECONDS)
+        assert self.process.returncode not in (0, None), errors
+        lines = errors.strip().splitlines()
+        assert "Traceback" not in errors, errors
+        return lines[-1]
+
+
+@dataclass
+class City:
+    """Meters in the registry, their readings on the topic, and what is known of them."""
+
+    settings: Settings
+    database: Database
+    ledgers: list[Ledger]
+
+    @classmethod
+    def fresh(cls, settings: Settings) -> Self:
+        """With an empty database."""
+        database = connect(settings)
+        ensure_collections(database)
+        return cls(settings, database, [])
+
+    def send(self, *, until: str, households: int = 10, days: int = 1, seed: int = 1, **rates: float) -> Ledger:
+        """Register a city, and send its past days."""
+        options = replace(
+            SimulationOptions(seed=seed, days=days, until=date.fromisoformat(until), fault_rate=0.05), **rates
+        )
+        city = make_city(
+            households=households, seed=seed, interval_seconds=900, installed_at=datetime(2020, 1, 1, tzinfo=UTC)
+        )
+        ledger = simulate_history(city, self.settings, options)
+        self.ledgers.append(ledger)
+        return ledger
+
+    def injected(self) -> set[str]:
+        """Ids of all faulty readings that were sent."""
+        return {fault for ledger in self.ledgers for fault in ledger.fault_ids}
+
+    def store_faults(self) -> Counts:
+        """Ingest what the router has sent."""
+        return Ingest(self.settings, feed=faults_feed(self.settings)).run(until_caught_up=True)
+
+    def stored(self) -> set[str]:
+        """Ids of the faults that are stored."""
+        return {document["_id"] for document in self.database[FAULTS].find({}, {"_id": 1})}
+
+    def wait_exactly_the_injected(self) -> None:
+        """Ingest until every injected fault is stored; then none may be too many, and none twice."""
+
+        def all_stored() -> bool:
+            self.store_faults()
+            return self.injected() <= self.stored()
+
+        wait_for(all_stored, ROUTE_SECONDS, "every injected fault is stored")
+        assert self.stored() == self.injected()
+        assert self.database[FAULTS].count_documents({}) == len(self.injected())
+
+    @contextmanager
+    def router(self, *arguments: str, **changes: Any) -> Iterator[Router]:
+        """A `meters route`; killed at the end of the block if it still runs."""
+        running = Router(self.settings.model_copy(update=changes), self.database, arguments)
+        try:
+            yield running
+        finally:
+            running.kill()

@@ -1,0 +1,212 @@
+"""The real-time router as its users run it: what it routes, what it survives, and what it refuses."""
+
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka.admin import KafkaAdminClient
+from kafka.structs import TopicPartition
+
+from local_stack import LocalStack
+from local_stack.jars import fetch_jars
+from meter_assets_tests.router_support import City
+from meter_assets_tests.support import settings_for, wait_for
+from metering.settings import DEAD_LETTERS_TOPIC, READINGS_TOPIC, Settings
+from metering.store import LATEST_READINGS, READINGS, WINDOW_AGGREGATES
+from streaming.ingest import Ingest
+from streaming.kafka import Sender, open_consumer
+
+
+@pytest.fixture(scope="module")
+def own_stack() -> Iterator[LocalStack]:
+    home = Path(tempfile.mkdtemp(prefix="meters-"))
+    chosen = settings_for(home, kafka_partitions=2, router_batch_seconds=10)
+    fetch_jars(chosen)
+    with LocalStack(chosen, services=("mongo", "kafka")) as stack:
+        yield stack
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def city(own_stack: LocalStack) -> Iterator[City]:
+    """Empty topics, an empty database and no checkpoint."""
+    settings = own_stack.settings
+    admin: Any = KafkaAdminClient(bootstrap_servers=settings.kafka)
+    ours = [topic for topic in admin.list_topics() if topic.startswith("iot-")]
+    if ours:
+        admin.delete_topics(ours)
+        wait_for(lambda: not set(ours) & set(admin.list_topics()), 30, "the topics are gone")
+    admin.close()  # the groups' offsets go with their topics
+    shutil.rmtree(settings.router_place, ignore_errors=True)
+    fresh = City.fresh(settings)
+    fresh.database.client.drop_database(fresh.database.name)
+    fresh = City.fresh(settings)
+    yield fresh
+    fresh.database.client.close()
+
+
+def drop_readings(settings: Settings, share: float) -> int:
+    """Have Kafka drop the oldest readings, as retention does; returns how many."""
+    consumer: Any = open_consumer(settings, group=None)
+    partitions = [TopicPartition(READINGS_TOPIC, number) for number in consumer.partitions_for_topic(READINGS_TOPIC)]
+    ends = consumer.end_offsets(partitions)
+    consumer.close()
+    admin: Any = KafkaAdminClient(bootstrap_servers=settings.kafka)
+    until = {partition: int(end * share) for partition, end in ends.items()}
+    admin.delete_records(until)
+    admin.close()
+    return sum(until.values())
+
+
+def test_every_injected_fault_is_routed_and_windows_and_latest_readings_are_kept(city: City):
+    sent = city.send(until="2024-05-19", garbage_rate=0.01, duplicate_rate=0.02, late_rate=0.02)
+    assert sent.garbage > 10
+    with city.router() as router:
+        router.wait_caught_up()
+        city.wait_exactly_the_injected()
+
+        messages = sent.readings + sent.duplicates
+        wait_for(lambda: windows(city).get(1, 0) >= messages, 100, f"{messages} readings in windows")
+        assert windows(city) == dict.fromkeys((1, 10, 60), messages)
+        check_an_hour(city)
+        check_latest(city)
+
+        # Of its own clock's future, and late: neither moves the latest reading.
+        device, newest = "em1", city.database[LATEST_READINGS].find_one({"_id": "em1"})
+        assert newest
+        with Sender(city.settings, READINGS_TOPIC) as sender:
+            for at in (datetime.now(UTC) + timedelta(days=400), datetime(2024, 5, 1, 7, tzinfo=UTC)):
+                text = f'{{"device_id":"{device}","timestamp":"{at.isoformat()}","usage_kwh":0.125}}'
+                sender.send(text.encode(), key=device.encode())
+        late = {"_id": "60m|2024-05-01T07:00:00Z|em1", "count": 1, "late": 1, "sum": 0.125}
+        wait_for(lambda: city.database[WINDOW_AGGREGATES].find_one(late), 60, "the late reading is in its window")
+        assert city.database[LATEST_READINGS].find_one({"_id": "em1"}) == newest
+        future = wait_for(lambda: city.store_faults() and city.stored() - city.injected(), 60, "the future is a fault")
+        assert [key.split("|")[1] for key in future] == ["em1"]
+        assert wait_for(lambda: router.heartbeat()["late_rows"], 30, "late rows are counted") >= 1
+
+        # A second one by mistake.
+        with city.router() as second:
+            line = second.wait_failed()
+            assert second.process.returncode == 75
+            assert "A router is at work" in line
+            assert str(router.process.pid) in line
+        log = router.stop()
+    assert "Exception" not in log
+
+    # Malformed messages are dead-lettered once, by ingest; the router has kept silent about them.
+    Ingest(city.settings).run(until_caught_up=True)
+    consumer: Any = open_consumer(city.settings, group=None)
+    partitions = [TopicPartition(DEAD_LETTERS_TOPIC, n) for n in consumer.partitions_for_topic(DEAD_LETTERS_TOPIC)]
+    consumer.assign(partitions)
+    consumer.seek_to_beginning(*partitions)
+    letters = []
+    wait_for(
+        lambda: letters.extend(r for rs in consumer.poll(500).values() for r in rs) or len(letters) >= sent.garbage,
+        30,
+        "all dead letters are read",
+    )
+    consumer.close()
+    assert len(letters) == sent.garbage
+
+
+def windows(city: City) -> dict[int, int]:
+    """Readings in the windows of each length in minutes."""
+    group = {"_id": "$minutes", "readings": {"$sum": {"$add": ["$count", "$faulty"]}}}
+    return {row["_id"]: row["readings"] for row in city.database[WINDOW_AGGREGATES].aggregate([{"$group": group}])}
+
+
+def check_an_hour(city: City) -> None:
+    """One hour's window against the readings that ingest has stored, each message once."""
+    Ingest(city.settings).run(until_caught_up=True)
+    windows = list(city.database[WINDOW_AGGREGATES].find({"minutes": 60, "device_id": "em2", "faulty": 0, "count": 4}))
+    assert windows
+    for window in windows:
+        inside = {"device_id": "em2", "timestamp": {"$gte": window["window_start"], "$lt": window["window_end"]}}
+        values = [reading["usage_kwh"] for reading in city.database[READINGS].find(inside)]
+        if len(values) == 4:  # no duplicate among them, which a window counts and storage does not
+            assert (window["min"], window["max"]) == (min(values), max(values))
+            assert window["sum"] == pytest.approx(sum(values))
+            assert window["mean"] == pytest.approx(sum(values) / 4)
+
+
+def check_latest(city: City) -> None:
+    newest = {"$group": {"_id": "$device_id", "timestamp": {"$max": "$timestamp"}}}
+    expected = {row["_id"]: row["timestamp"] for row in city.database[READINGS].aggregate([newest])}
+    found = {row["_id"]: row["timestamp"] for row in city.database[LATEST_READINGS].find()}
+    assert found == expected
+
+
+def test_killed_under_load_with_the_broker_it_loses_and_repeats_nothing(city: City, own_stack: LocalStack):
+    chance = random.Random(3)
+    city.send(until="2024-05-19")
+    for day in range(2):
+        with city.router("--no-aggregates") as router:
+            router.wait_running()
+            city.send(until=f"2024-05-{20 + day}", households=40)
+            router.heartbeat()
+            time.sleep(chance.random() * 2)  # a random moment is what is tested
+            router.kill()
+    with city.router("--no-aggregates") as router:
+        router.wait_running()
+        own_stack.kill("kafka")
+        own_stack.start_service("kafka")
+        city.send(until="2024-05-22")
+        city.wait_exactly_the_injected()
+
+
+def test_micro_batches_give_the_same_results(city: City):
+    city.send(until="2024-05-19")
+    with city.router("--no-aggregates", router_mode="micro-batch") as router:
+        router.wait_caught_up()
+        city.wait_exactly_the_injected()
+        router.stop()
+
+
+def test_what_the_saved_place_no_longer_means_is_named_and_can_be_accepted(city: City):
+    settings = city.settings
+    city.send(until="2024-05-19")
+    with city.router("--no-aggregates") as router:
+        wait_for(lambda: router.wait_caught_up()["batches"], 60, "a batch is committed")
+        router.stop()
+    city.wait_exactly_the_injected()
+    faults = Path(settings.router_place) / "faults"
+
+    metadata = (faults / "metadata").read_text()
+    newest = max((faults / "commits").iterdir(), key=lambda file: file.name if file.name.isdigit() else "")
+    offsets = (faults / "offsets" / newest.name).read_text()
+    (faults / "offsets" / newest.name).write_text("v1\n{")
+    with city.router() as router:
+        line = router.wait_failed()
+    assert "is damaged" in line and "--accept-gap" in line
+    (faults / "offsets" / newest.name).write_text(offsets)
+    assert (faults / "metadata").read_text() == metadata
+
+    city.send(until="2024-05-20")
+    dropped = drop_readings(settings, 0.75)
+    with city.router() as router:
+        line = router.wait_failed()
+    assert "Kafka has dropped" in line and "--accept-gap" in line
+    with city.router("--no-aggregates", "--accept-gap") as router:
+        beat = router.wait_caught_up()
+        assert 0 < beat["gap"] < dropped
+        router.stop()
+
+    shutil.rmtree(faults)
+    with city.router() as router:
+        line = router.wait_failed()
+    assert "is gone" in line and "--accept-gap" in line
+
+    admin: Any = KafkaAdminClient(bootstrap_servers=settings.kafka)
+    admin.delete_topics([READINGS_TOPIC])
+    wait_for(lambda: READINGS_TOPIC not in admin.list_topics(), 30, "the topic is gone")
+    admin.close()
+    with city.router() as router:
+        line = router.wait_failed()
+    assert f"The topic {READINGS_TOPIC} is gone" in line

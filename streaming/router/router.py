@@ -1,0 +1,416 @@
+"""The router: faulty readings from iot-meter to the fault topics while they happen, with windows beside them.
+
+Two queries in one Spark application of its own. The fault query runs in real-time mode: one message at a time, in
+batches that last minutes and only serve to save its place. After a crash it repeats up to one batch of output, which
+ingest recognises. The aggregates' query runs in micro-batches.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from kafka.structs import TopicPartition
+from pymongo.database import Database
+from pymongo.errors import PyMongoError
+from pyspark.errors import PySparkException, StreamingQueryException
+from pyspark.sql import DataFrame, SparkSession
+
+from metering.errors import MetersError
+from metering.faults import faults, rules_in_force, with_registry
+from metering.registry import METER_SPARK_SCHEMA, METERS
+from metering.settings import ABNORMAL_TOPIC, LOOPBACK, READINGS_TOPIC, Settings
+from metering.store import HEARTBEATS, connect, ensure_collections
+from streaming.kafka import ensure_topics, kafka_errors, open_consumer
+from streaming.router.aggregates import Aggregates, in_time
+from streaming.router.messages import SESSION_OPTIONS, fault_messages, is_reading, readings
+from streaming.router.place import AGGREGATES_QUERY, FAULTS_QUERY, Place
+from streaming.router.progress import FaultTail, Progress, QueryRows
+
+LOGGING = Path(__file__).with_name("log4j2.properties")
+HEARTBEAT_SECONDS = 2
+STUCK_SECONDS = 60
+"""How long the fault query may stand still with readings waiting before the router says that it is stuck."""
+
+MAX_ROWS_A_BATCH = 50_000
+"""Readings in one batch of the aggregates: some ten seconds of writing."""
+
+AGGREGATES_EVERY = "2 seconds"
+SPARE_SLOTS = 2
+"""Task slots beside those that the fault query holds, one a partition, for as long as it runs."""
+
+ROUTER = "router"
+
+
+class Router:
+    """One router.
+
+    Args:
+        settings: where everything is.
+        jars: Spark's connectors, comma-separated.
+        aggregates: run the windows' query as well.
+        accept_gap: go on where Kafka no longer has what comes next, and count what is missing.
+        run_id: the Dagster run that this belongs to, for the heartbeat.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        jars: str,
+        aggregates: bool = True,
+        accept_gap: bool = False,
+        run_id: str | None = None,
+    ) -> None:
+        self._settings = settings
+        self._jars = jars
+        self._with_aggregates = aggregates
+        self._accept_gap = accept_gap
+        self._run_id = run_id
+        self._stop = threading.Event()
+        self._started_at = datetime.now(UTC)
+        self._begin = "earliest"
+        self.progress = Progress()
+
+    def stop(self) -> None:
+        """Ask `run` to end the queries and return; for signal handlers and other threads."""
+        self._stop.set()
+
+    def run(self, on_progress: Callable[[Progress], None] | None = None) -> Progress:
+        """Route until `stop`.
+
+        Args:
+            on_progress: called every HEARTBEAT_SECONDS once the queries run.
+
+        Raises:
+            MetersError: a query died, with its reason, or a service is away.
+            AlreadyRoutingError: another router holds the checkpoint.
+        """
+        settings = self._settings
+        place = Place(settings.router_place)
+        with place.locked():
+            database = connect(settings)
+            try:
+                ensure_collections(database)
+                self._settle(place, database)
+                self._beat(database, "starting")
+                with self._spark() as spark:
+                    self._route(spark, place, database, on_progress)
+            finally:
+                with suppress(PyMongoError):
+                    database.client.close()
+        return self.progress
+
+    def _queries(self) -> list[str]:
+        return [FAULTS_QUERY, AGGREGATES_QUERY] if self._with_aggregates else [FAULTS_QUERY]
+
+    def _settle(self, place: Place, database: Database) -> None:
+        """See that the topics are there, and that the saved place still means something."""
+        settings = self._settings
+        before = database[HEARTBEATS].find_one({"_id": ROUTER}) or {}
+        has_routed = before.get("checkpoint") == str(place.folder)
+        if has_routed and not self._accept_gap and not self._topic_exists():
+            raise MetersError(
+                f"The topic {READINGS_TOPIC} is gone from Kafka at {settings.kafka}",
+                fix="Make it again and send what is missing, then `meters route --accept-gap`",
+            )
+        ensure_topics(settings, READINGS_TOPIC, *settings.fault_topics)
+        if self._accept_gap:
+            self.progress.gap, self._begin = place.accept_gaps(settings, self._queries())
+        elif has_routed and not place.of(FAULTS_QUERY).exists():
+            raise MetersError(
+                f"The checkpoint {place.of(FAULTS_QUERY)} is gone",
+                fix="Restore it from a backup, or route everything that Kafka still has again, which stores no fault "
+                "twice: `meters route --accept-gap`",
+            )
+        else:
+            place.require_no_gap(settings, self._queries())
+
+    def _topic_exists(self) -> bool:
+        with kafka_errors(self._settings):
+            consumer = open_consumer(self._settings, group=None)
+            try:
+                return READINGS_TOPIC in consumer.topics()
+            finally:
+                consumer.close()
+
+    @contextmanager
+    def _spark(self) -> Iterator[SparkSession]:
+        settings = self._settings
+        slots = self._partitions() + SPARE_SLOTS
+        os.environ.setdefault("SPARK_LOCAL_IP", LOOPBACK)
+        options = {
+            "spark.master": settings.router_master or f"local[{slots}]",
+            "spark.app.name": "meters router",
+            "spark.jars": self._jars,
+            "spark.driver.host": LOOPBACK,
+            "spark.driver.bindAddress": LOOPBACK,
+            "spark.driver.memory": settings.spark_memory,
+            "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{LOGGING} -Duser.timezone=UTC",
+            "spark.executor.heartbeatInterval": f"{HEARTBEAT_SECONDS}s",  # carries the rows read by running tasks
+            "spark.ui.enabled": "false",
+            "spark.ui.showConsoleProgress": "false",
+            "spark.sql.ui.retainedExecutions": "20",
+            "spark.sql.shuffle.partitions": "2",
+            **SESSION_OPTIONS,
+        }
+        builder = SparkSession.builder
+        for name, value in options.items():
+            builder = builder.config(name, value)
+        try:
+            spark = builder.getOrCreate()
+        except (PySparkException, RuntimeError) as error:
+            raise MetersError(f"Spark does not start: {_first_line(error)}", fix="Try: meters doctor") from error
+        try:
+            yield spark
+        finally:
+            _quiet(spark)
+            with suppress(Exception):  # the JVM may be gone already
+                spark.stop()
+
+    def _partitions(self) -> int:
+        with kafka_errors(self._settings):
+            consumer = open_consumer(self._settings, group=None)
+            try:
+                return len(consumer.partitions_for_topic(READINGS_TOPIC) or ()) or self._settings.kafka_partitions
+            finally:
+                consumer.close()
+
+    def _route(
+        self, spark: SparkSession, place: Place, database: Database, on_progress: Callable[[Progress], None] | None
+    ) -> None:
+        tail = FaultTail(self._settings)
+        tail.start()
+        aggregates = Aggregates(
+            database,
+            keep=timedelta(days=self._settings.window_days),
+            late_seconds=self._settings.late_seconds,
+        )
+        try:
+            queries = [self._start_faults(spark, place)]
+            if self._with_aggregates:
+                queries.append(self._start_aggregates(spark, place, aggregates))
+            self._watch(QueryRows(spark, queries[0]), queries, database, tail, aggregates, on_progress)
+            self._beat(database, "stopping")
+            aggregates.stopping = True
+            _end(spark, queries)
+        finally:
+            tail.stop()
+
+    def _registry(self, spark: SparkSession) -> DataFrame:
+        """The registry; a static frame of a stream is read again for each batch."""
+        return (
+            spark.read.format("mongodb")
+            .option("connection.uri", self._settings.mongo)
+            .option("database", self._settings.mongo_database)
+            .option("collection", METERS)
+            .option("partitioner", "com.mongodb.spark.sql.connector.read.partitioner.SinglePartitionPartitioner")
+            .schema(METER_SPARK_SCHEMA)
+            .load()
+        )
+
+    def _source(self, spark: SparkSession, **options: str) -> DataFrame:
+        return (
+            spark.readStream.format("kafka")
+            .option("kafka.bootstrap.servers", self._settings.kafka)
+            .option("kafka.isolation.level", "read_committed")
+            .option("subscribe", READINGS_TOPIC)
+            .option("startingOffsets", "earliest")  # where the checkpoint says nothing
+            .option("failOnDataLoss", str(not self._accept_gap).lower())
+            .options(**options)
+            .load()
+        )
+
+    def _start_faults(self, spark: SparkSession, place: Place) -> Any:
+        settings = self._settings
+        rules = rules_in_force(unknown_meters=settings.unknown_meters)
+        messages = fault_messages(
+            readings(self._source(spark, startingOffsets=self._begin)),
+            self._registry(spark),
+            rules,
+            topic=ABNORMAL_TOPIC,
+            topics=settings.abnormal_topics,
+        )
+        real_time = {"realTime": f"{settings.router_batch_seconds} seconds"}
+        trigger = real_time if settings.router_mode == "real-time" else {"processingTime": "0 seconds"}
+        return (
+            messages.writeStream.queryName(FAULTS_QUERY)
+            .format("kafka")
+            .option("kafka.bootstrap.servers", settings.kafka)
+            .option("kafka.acks", "all")
+            .option("checkpointLocation", str(place.of(FAULTS_QUERY)))
+            .outputMode("update")
+            .trigger(**trigger)
+            .start()
+        )
+
+    def _start_aggregates(self, spark: SparkSession, place: Place, aggregates: Aggregates) -> Any:
+        rules = rules_in_force(unknown_meters=self._settings.unknown_meters)
+        source = self._source(spark, maxOffsetsPerTrigger=str(MAX_ROWS_A_BATCH))
+        judged = with_registry(in_time(readings(source).where(is_reading())), self._registry(spark))
+        query = (
+            judged.withColumn("faults", faults(rules))
+            .writeStream.queryName(AGGREGATES_QUERY)
+            .option("checkpointLocation", str(place.of(AGGREGATES_QUERY)))
+            .trigger(processingTime=AGGREGATES_EVERY)
+            .foreachBatch(aggregates.write)
+            .start()
+        )
+        aggregates.query_id = lambda: str(query.id)
+        return query
+
+    def _watch(
+        self,
+        rows: QueryRows,
+        queries: list[Any],
+        database: Database,
+        tail: FaultTail,
+        aggregates: Aggregates,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        """Report until `stop`; raises when a query dies or stands still."""
+        consumer: Any = open_consumer(self._settings, group=None)
+        moved_at = reported_at = time.monotonic()
+        try:
+            while not self._stop.wait(HEARTBEAT_SECONDS):
+                for query in queries:
+                    if not query.isActive:
+                        raise _died(query.name, query.exception())
+                before = self.progress.rows_in
+                now = time.monotonic()
+                self._measure(rows, consumer, tail, aggregates, seconds=now - reported_at)
+                reported_at = now
+                if self.progress.rows_in != before or not self.progress.lag:
+                    moved_at = now
+                if now - moved_at > STUCK_SECONDS:
+                    raise MetersError(
+                        f"The fault query has stood still for {STUCK_SECONDS} s with {self.progress.lag:,} readings "
+                        "waiting",
+                        fix="Start the router again; it goes on where it was",
+                    )
+                self._beat(database, "running")
+                if on_progress:
+                    on_progress(self.progress)
+        except PySparkException as error:
+            raise MetersError(f"Spark gave up: {_first_line(error)}", fix="Start the router again") from error
+        except (ConnectionError, OSError) as error:
+            if isinstance(error, PyMongoError):
+                raise
+            raise MetersError("The router's Spark process has died", fix="Start the router again") from error
+        finally:
+            consumer.close()
+
+    def _measure(
+        self, rows: QueryRows, consumer: Any, tail: FaultTail, aggregates: Aggregates, *, seconds: float
+    ) -> None:
+        progress = self.progress
+        before = progress.rows_in
+        rows_in, position = rows.update()
+        progress.rows_in = max(before, rows_in)  # between a batch's end and its report, its rows are in neither
+        progress.batches, progress.pause_ms = rows.batches, rows.pause_ms
+        progress.rows_per_second = round((progress.rows_in - before) / max(seconds, 0.001), 1)
+        progress.faults_out = tail.faults
+        progress.late_rows = aggregates.late_readings
+        percentiles = tail.percentiles()
+        numbers = [round(number, 1) for number in percentiles] if percentiles else [None] * 3
+        progress.latency_p50_ms, progress.latency_p99_ms, progress.latency_max_ms = numbers
+        with suppress(Exception):  # Kafka away: the queries say so if it stays away
+            progress.lag = self._lag(consumer, position, progress.rows_in)
+
+    def _lag(self, consumer: Any, position: int | None, rows_in: int) -> int | None:
+        partitions = [
+            TopicPartition(READINGS_TOPIC, number) for number in consumer.partitions_for_topic(READINGS_TOPIC) or set()
+        ]
+        end = sum(consumer.end_offsets(partitions).values())
+        if position is None:
+            position = self._began_at(consumer, partitions) + rows_in
+        return max(0, end - position)
+
+    def _began_at(self, consumer: Any, partitions: list[TopicPartition]) -> int:
+        """Sum of the offsets that the fault query began with."""
+        if saved := Place(self._settings.router_place).saved_offsets(FAULTS_QUERY):
+            return sum(saved.values())
+        if self._begin != "earliest":
+            return sum(json.loads(self._begin)[READINGS_TOPIC].values())
+        return sum(consumer.beginning_offsets(partitions).values())
+
+    def _beat(self, database: Database, state: str) -> None:
+        heartbeat = {
+            "at": datetime.now(UTC),
+            "state": state,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "run_id": self._run_id,
+            "started_at": self._started_at,
+            "checkpoint": self._settings.router_place,
+            **self.progress.to_json(),
+        }
+        if state == "starting":  # a checkpoint is one only when it has been used
+            del heartbeat["checkpoint"]
+        try:
+            database[HEARTBEATS].update_one({"_id": ROUTER}, {"$set": heartbeat}, upsert=True)
+        except PyMongoError:
+            if state == "starting":
+                raise
+
+
+def _quiet(spark: SparkSession) -> None:
+    """Spark calls every stop an error; what is wrong is said by us."""
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    with suppress(Exception):  # the JVM may be gone already
+        spark.sparkContext.setLogLevel("OFF")
+
+
+def _end(spark: SparkSession, queries: list[Any]) -> None:
+    """Stop the queries; what a fault batch has not committed is repeated by the next router."""
+    _quiet(spark)
+    with suppress(Exception):  # a signal to the whole process group has ended Spark before us
+        for query in reversed(queries):
+            query.stop()
+
+
+def _died(name: str, error: StreamingQueryException | None) -> MetersError:
+    """A query's end in words."""
+    text = str(error) if error else "it ended without a reason"
+    for sign, message, fix in _KNOWN:
+        if sign in text:
+            return MetersError(f"The {name} query died: {message}", fix=fix)
+    return MetersError(f"The {name} query died: {_first_line(text)}", fix="Read the lines above; then start it again")
+
+
+_KNOWN = (
+    (
+        "UnknownTopicOrPartition",
+        f"the topic {READINGS_TOPIC} or a fault topic is gone",
+        "Make it again and send what is missing, then `meters route --accept-gap`",
+    ),
+    (
+        "KAFKA_DATA_LOSS",
+        "Kafka no longer has readings that the router has not seen, or a topic was deleted",
+        "Go on with what is left: `meters route --accept-gap`",
+    ),
+    (
+        "OffsetOutOfRange",
+        "Kafka no longer has readings that the router has not seen",
+        "Go on with the oldest ones left: `meters route --accept-gap`",
+    ),
+    ("MongoTimeoutException", "MongoDB does not answer", "Start it, then start the router again"),
+    ("ServerSelectionTimeoutError", "MongoDB does not answer", "Start it, then start the router again"),
+    (
+        "REAL_TIME_MODE",
+        "this Spark has no real-time mode for it",
+        "Set METERS_ROUTER_MODE=micro-batch",
+    ),
+)
+
+
+def _first_line(error: object) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
