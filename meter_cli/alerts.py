@@ -1,0 +1,68 @@
+"""`meters alerts`: what the platform has told, to whom, and who has taken notice."""
+
+import getpass
+from contextlib import closing
+from typing import Annotated
+
+import typer
+from pymongo.errors import PyMongoError
+from rich.markup import escape
+from rich.table import Table
+
+from meter_cli.console import err, out, print_json
+from metering.settings import load_settings
+from metering.store import connect, mongo_unavailable
+
+app = typer.Typer(help="Look at alerts, and take notice of them.", no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.command("list")
+def list_(
+    everything: Annotated[bool, typer.Option("--all", help="Those that are acknowledged, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """List alerts, the newest first."""
+    from alerting.alerts import list_alerts
+    from alerting.channels import public_form
+
+    settings = load_settings()
+    database = connect(settings)
+    with closing(database.client):
+        try:
+            alerts = list_alerts(database, acknowledged=everything)
+        except PyMongoError as error:
+            raise mongo_unavailable(settings, error) from error
+    if as_json:
+        extra = ("channels", "acknowledged_at", "acknowledged_by")
+        print_json([{**public_form(alert), **{name: alert[name] for name in extra}} for alert in alerts])
+        return
+    if not alerts:
+        out.print("No alerts." if everything else "No alerts that nobody has taken notice of. All: --all")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("id", "since", "severity", "alert", "delivery"):
+        table.add_column(name, no_wrap=name == "id")  # ids are there to be copied
+    for alert in alerts:
+        delivery = ", ".join(f"{channel} {state['state']}" for channel, state in alert["channels"].items())
+        by = f" (acknowledged by {alert['acknowledged_by']})" if alert["acknowledged_at"] else ""
+        since = alert["created_at"].strftime("%Y-%m-%d %H:%M:%SZ")
+        table.add_row(alert["short_id"], since, alert["severity"], escape(alert["text"] + by), delivery)
+    out.print(table)
+
+
+@app.command()
+def ack(
+    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids as `meters alerts list` shows them.")],
+    by: Annotated[str | None, typer.Option(help="Who takes notice; default: the user name.")] = None,
+) -> None:
+    """Take notice of alerts; they leave the list, and stay in --all."""
+    from alerting.alerts import acknowledge
+
+    settings = load_settings()
+    database = connect(settings)
+    with closing(database.client):
+        try:
+            changed = acknowledge(database, ids, by=by or getpass.getuser())
+        except PyMongoError as error:
+            raise mongo_unavailable(settings, error) from error
+    err.print(f"{changed:,} newly acknowledged")
