@@ -12,13 +12,16 @@ from meter_cli.console import err, out, print_json
 def bench(
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Only ingest, large-day, stored-days or warm-spark; may be repeated."),
+        typer.Option(
+            metavar="NAME",
+            help="Only ingest, large-day, stored-days, warm-spark, routing or routing-idle; may be repeated.",
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the sizes, which the goals are not for.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the data that was measured on.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Measure ingest and the daily assets, each beside its baseline, on a stack of its own; about ten minutes.
+    """Measure ingest and the daily assets, each beside its baseline, on a stack of its own; about forty minutes.
 
     It measures and does not test: a missed goal is said, and the exit code is 0 all the same.
     """

@@ -2,13 +2,11 @@
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +15,7 @@ from rich.table import Table
 from meter_cli.console import err, out, print_json, progress
 from metering.errors import MetersError
 from metering.settings import Settings, load_settings
-from metering.store import DAILY_AVERAGES, READINGS, connect
+from metering.store import DAILY_AVERAGES, FAULTS, HEARTBEATS, READINGS, connect, ensure_collections
 
 SEED = 1
 INTERVAL_SECONDS = 900
@@ -44,7 +42,7 @@ def demo(
         preflight(settings, ["webserver"])  # before minutes of work, not after
     with ExitStack() as running:
         running.enter_context(_stack(settings))
-        summary = _past_days(settings, days=days, households=households)
+        summary = _past_days(settings, running, days=days, households=households)
         if as_json:
             print_json(summary)
         else:
@@ -71,15 +69,18 @@ def _stack(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _past_days(settings: Settings, *, days: int, households: int) -> dict[str, Any]:
-    """Send, ingest, materialize and check the past days.
+def _past_days(settings: Settings, running: ExitStack, *, days: int, households: int) -> dict[str, Any]:
+    """Send, ingest, route, materialize and check the past days.
 
     Returns:
-        `ok`, `problems`, `ledger`, `ingest`, `dead_letters`, `run_id`, `daily_averages` and `seconds` per stage.
+        `ok`, `problems`, `ledger`, `ingest`, `faults`, `dead_letters`, `run_id`, `daily_averages` and `seconds` per
+        stage.
     """
     from meter_cli.days import run_backfill
     from meter_cli.demo_checks import conservation, daily_numbers, dead_letter_offsets, dead_letters_since
+    from meter_cli.demo_faults import routed_faults, start_command, store_routed_faults
     from metering.city import make_city
+    from metering.registry import register_meters
     from streaming.ingest import Ingest
     from streaming.simulate import history_readings, simulate_history
     from streaming.simulation_options import SimulationOptions, history_window
@@ -91,6 +92,11 @@ def _past_days(settings: Settings, *, days: int, households: int) -> dict[str, A
     city = make_city(households=households, seed=SEED, interval_seconds=INTERVAL_SECONDS, installed_at=start)
     _require_own_city(settings, {meter.device_id: meter.household_name for meter in city})
     seconds: dict[str, float] = {}
+    database = connect(settings)
+    ensure_collections(database)
+    register_meters(database, city)  # before the router asks who is known
+    router = start_command(settings, "route", "route")
+    running.callback(router.stop, 20)
 
     with _timed(seconds, "simulate"), progress("readings") as bar:
         Ingest(settings).run(until_caught_up=True)  # whatever was waiting does not belong to this demo
@@ -104,14 +110,21 @@ def _past_days(settings: Settings, *, days: int, households: int) -> dict[str, A
             until_caught_up=True, on_progress=lambda counts, _: bar.update(task, completed=counts.messages)
         )
     dead_letters = dead_letters_since(settings, dead_letters_before)
+    with _timed(seconds, "route"), err.status("Routing faults…"):
+        heartbeat = store_routed_faults(settings, router, ledger)
+    router.stop(20)  # two processors: the days are done sooner without it
     with _timed(seconds, "materialize"):
         dates = sorted(date.fromisoformat(day) for day in ledger.days)
         run = run_backfill(settings, dates[0], dates[-1])
 
-    database = connect(settings)
-    problems = [*conservation(ledger, counts, dead_letters), *daily_numbers(ledger, database)]
+    problems = [
+        *conservation(ledger, counts, dead_letters),
+        *daily_numbers(ledger, database),
+        *routed_faults(ledger, database, start, end),
+    ]
     days_published = {"calculation_date": {"$gte": dates[0].isoformat(), "$lte": dates[-1].isoformat()}}
     averages = list(database[DAILY_AVERAGES].find(days_published).sort("_id"))
+    routed = database[FAULTS].count_documents({"timestamp": {"$gte": start, "$lt": end}})
     database.client.close()
     summary = ledger.summary()
     return {
@@ -121,6 +134,7 @@ def _past_days(settings: Settings, *, days: int, households: int) -> dict[str, A
         "ingest": {
             name: getattr(counts, name) for name in ("messages", "stored", "duplicates", "conflicts", "refused")
         },
+        "faults": {"injected": len(ledger.fault_ids), "routed": routed, "read": heartbeat["rows_in"]},
         "dead_letters": dict(dead_letters),
         "run_id": run["run_id"],
         "daily_averages": averages,
@@ -178,6 +192,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
         f"{ingest['duplicates']:,} duplicates + {ingest['conflicts'] + ingest['refused']:,} dead letters",
         soft_wrap=True,
     )
+    faults = summary["faults"]
+    out.print(f"Faults:       {faults['injected']:,} injected, {faults['routed']:,} routed", soft_wrap=True)
     for problem in summary["problems"][:20]:
         err.print(f"[red]✗[/] {problem}", soft_wrap=True)
     if summary["problems"]:
@@ -188,17 +204,11 @@ def _print_summary(summary: dict[str, Any]) -> None:
 
 def _live(settings: Settings, running: ExitStack, *, households: int) -> None:
     """Servers, ingest and live rounds as child processes, and one line that says how it goes, until Ctrl-C."""
-    from local_stack.child import Child
     from local_stack.dagster import Dagster, webserver_url
+    from meter_cli.demo_faults import start_command
 
-    def start(name: str, *arguments: str) -> Child:
-        child = Child(
-            [str(Path(sys.executable).with_name("meters")), *arguments],
-            log=settings.home / "logs" / f"{name}.log",
-            cwd=Path.cwd(),
-            environment=settings.environment(),
-            death_signal=signal.SIGTERM,
-        )
+    def start(name: str, *arguments: str) -> Any:
+        child = start_command(settings, name, *arguments)
         running.callback(child.stop, 20)
         return child
 
@@ -209,6 +219,7 @@ def _live(settings: Settings, running: ExitStack, *, households: int) -> None:
         dagster.wait_ready()
     children = {
         "ingest": start("ingest", "ingest"),
+        "ingest-faults": start("ingest-faults", "ingest", "--faults"),
         "simulate": start(
             "simulate", "simulate", "--live", "--households", str(households), "--seed", str(SEED), "--interval", "15m"
         ),
@@ -229,4 +240,14 @@ def _live(settings: Settings, running: ExitStack, *, households: int) -> None:
                     raise MetersError(f"{name} has ended", fix=f"Read {settings.home / 'logs' / name}.log")
             if not dagster.is_running:
                 raise dagster.death()
-            line.update(f"Live: {database[READINGS].estimated_document_count():,} readings stored")
+            line.update(_live_line(database))
+
+
+def _live_line(database: Any) -> str:
+    stored = f"Live: {database[READINGS].estimated_document_count():,} readings stored"
+    heartbeat = database[HEARTBEATS].find_one({"_id": "router"}) or {}
+    if heartbeat.get("state") != "running":
+        return f"{stored}; Dagster is starting the router"
+    latency = heartbeat["latency_p50_ms"]
+    took = "" if latency is None else f", {latency:.0f} ms after their readings at the median"
+    return f"{stored}; {heartbeat['faults_out']:,} faults routed{took}"

@@ -1,0 +1,302 @@
+"""Routing: latency and throughput beside what the first system's stream did, and what the router costs when idle."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from kafka import TopicPartition
+
+from benchmarks import processes
+from benchmarks.city import messages, register
+from benchmarks.measure import Bench, Result, median
+from benchmarks.produce_process import FAULT, reading_key
+from metering.errors import MetersError
+from metering.settings import ABNORMAL_TOPIC, READINGS_TOPIC, Settings
+from metering.store import HEARTBEATS, connect
+from streaming.kafka import Sender, ensure_topics, open_consumer
+
+RATE = 2_000
+LATENCY_SECONDS = 120
+ECHO_SECONDS = 30
+WARM_SECONDS = 15
+BACKLOG = 1_000_000
+IDLE_SECONDS = 600
+BATCH_SECONDS = 60
+"""Shorter than the router's default of five minutes, so that the run has batch ends in it."""
+
+FIRST_TOPIC, ECHO_TOPIC = "bench-first-abnormal", "bench-echo"
+START_WITHIN_SECONDS = 180
+DRAIN_WITHIN_SECONDS = 600
+POLL_SECONDS = 0.2
+
+Latencies = list[float]
+
+
+def routing(bench: Bench) -> list[Result]:
+    """Latency at 2,000 messages/s and rate over a backlog, for the router and for the first system's stream."""
+    settings = bench.database("bench_routing").model_copy(update={"router_batch_seconds": BATCH_SECONDS})
+    register(settings, BACKLOG)
+    ensure_topics(settings, READINGS_TOPIC, ABNORMAL_TOPIC, FIRST_TOPIC, ECHO_TOPIC)
+    seconds = max(20, bench.size(LATENCY_SECONDS))
+
+    echo = _latencies(bench, settings, READINGS_TOPIC, READINGS_TOPIC, seconds=max(10, bench.size(ECHO_SECONDS)))
+    with router(settings) as pid:
+        routed = _latencies(bench, settings, READINGS_TOPIC, ABNORMAL_TOPIC, seconds=seconds)
+        pause = _heartbeat(settings)["pause_ms"]
+        memory = _resident(pid)
+    with _first_stream(settings, "latest"):
+        first = _latencies(bench, settings, READINGS_TOPIC, FIRST_TOPIC, seconds=seconds)
+
+    backlog = bench.size(BACKLOG)
+    bench.report(f"routing: sending a backlog of {backlog:,} readings")
+    _send(settings, backlog)
+    routed_rate = _drain_rate(settings, ABNORMAL_TOPIC, lambda: router(settings, "--no-aggregates"))
+    first_rate = _drain_rate(settings, FIRST_TOPIC, lambda: _first_stream(settings, "latest"))
+    bench.report(f"routing: drained at {routed_rate:,.0f}/s; the first system's stream at {first_rate:,.0f}/s")
+    shown = {"router": _describe(routed), "first": _describe(first), "bare": _describe(echo)}
+    details = {
+        "latency_ms": {
+            name: _percentiles(values) for name, values in (("router", routed), ("first", first), ("bare", echo))
+        },
+        "pause_at_batch_end_ms": pause,
+        "resident_mb_under_load": memory,
+        "rates": {"router": routed_rate, "first": first_rate},
+    }
+    return [
+        Result(
+            name="routing: latency",
+            what=f"router at {RATE:,} messages/s for {seconds} s: {shown['router']}; a batch end pauses {pause} ms",
+            baseline=f"the first system's micro-batches: {shown['first']}",
+            ratio=median(first) / median(routed),
+            goal=30,
+            at_least=True,
+            details=details,
+        ),
+        Result(
+            name="routing: broker",
+            what=f"router: {shown['router']}",
+            baseline=f"bare produce and consume: {shown['bare']}",
+            ratio=median(routed) / median(echo),
+            goal=20,
+            at_least=False,
+            details=details,
+        ),
+        Result(
+            name="routing: drain",
+            what=f"router over {backlog:,} readings: {routed_rate:,.0f}/s",
+            baseline=f"the first system's micro-batches: {first_rate:,.0f}/s",
+            ratio=routed_rate / first_rate,
+            goal=1,
+            at_least=True,
+            details=details,
+        ),
+    ]
+
+
+def idle(bench: Bench) -> list[Result]:
+    """Memory and processor time of a router that has nothing to do."""
+    settings = bench.database("bench_routing")
+    register(settings, BACKLOG)
+    seconds = max(30, bench.size(IDLE_SECONDS))
+    with router(settings) as pid:
+        before_cpu, before_memory = _processor_seconds(pid), _resident(pid)
+        highest = before_memory
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            time.sleep(min(5, seconds))  # the time that is measured
+            highest = max(highest, _resident(pid))
+        share = (_processor_seconds(pid) - before_cpu) / seconds
+    return [
+        Result(
+            name="routing: idle",
+            what=f"{seconds} s without a reading: {share:.1%} of a core, at most {highest:,.0f} MB resident",
+            baseline=f"at its start: {before_memory:,.0f} MB",
+            ratio=highest / before_memory,
+            goal=1.2,
+            at_least=False,
+            details={"cpu_share": share, "megabytes": {"before": before_memory, "highest": highest}},
+        )
+    ]
+
+
+@contextmanager
+def router(settings: Settings, *options: str) -> Iterator[int]:
+    """A `meters route` that has caught up; gives its pid."""
+    since = time.time()
+    command = [sys.executable, "-c", "from meter_cli.main import main; main()", "route", *options]
+    with _process(settings, command, settings.home / "logs" / "route.log") as process:
+        deadline = time.monotonic() + START_WITHIN_SECONDS + DRAIN_WITHIN_SECONDS
+        while True:
+            heartbeat = _heartbeat(settings)
+            if heartbeat.get("state") == "running" and heartbeat["at"].timestamp() > since and heartbeat["lag"] == 0:
+                break
+            _require_alive(process, deadline, "meters route")
+            time.sleep(POLL_SECONDS)
+        yield process.pid
+
+
+@contextmanager
+def _first_stream(settings: Settings, start: str) -> Iterator[int]:
+    checkpoint = str(settings.home / "first-stream")
+    command = [sys.executable, "-m", "benchmarks.first_stream_process", FIRST_TOPIC, checkpoint, start]
+    log = settings.home / "logs" / "first-stream.log"
+    with _process(settings, command, log) as process:
+        deadline = time.monotonic() + START_WITHIN_SECONDS
+        while b"started" not in log.read_bytes():
+            _require_alive(process, deadline, "the first system's stream")
+            time.sleep(POLL_SECONDS)
+        yield process.pid
+
+
+@contextmanager
+def _process(settings: Settings, command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    path = os.pathsep.join(filter(None, [str(processes.PROJECT), os.environ.get("PYTHONPATH", "")]))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **settings.environment(), "PYTHONPATH": path},
+            cwd=settings.home,
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _require_alive(process: subprocess.Popen[bytes], deadline: float, what: str) -> None:
+    if process.poll() is not None or time.monotonic() > deadline:
+        raise MetersError(f"{what} has ended or does not get ready (exit code {process.poll()})")
+
+
+def _heartbeat(settings: Settings) -> dict[str, Any]:
+    database = connect(settings)
+    try:
+        return database[HEARTBEATS].find_one({"_id": "router"}) or {}
+    finally:
+        database.client.close()
+
+
+def _latencies(bench: Bench, settings: Settings, topic: str, out: str, *, seconds: int) -> Latencies:
+    """Milliseconds from handing each faulty reading to the producer until it is consumed from `out`."""
+    arrived: dict[str, float] = {}
+    done = threading.Event()
+    consumer: Any = open_consumer(settings, group=None)
+    partitions = [TopicPartition(out, number) for number in consumer.partitions_for_topic(out) or set()]
+    consumer.assign(partitions)
+    consumer.seek_to_end(*partitions)
+    for partition in partitions:
+        consumer.position(partition)
+
+    def consume() -> None:
+        while not done.is_set():
+            for records in consumer.poll(timeout_ms=100).values():
+                now = time.time()
+                for record in records:
+                    if FAULT in record.value or out != READINGS_TOPIC:
+                        arrived.setdefault(_key(record.value), now)
+
+    thread = threading.Thread(target=consume, daemon=True)
+    thread.start()
+    arguments = (topic, str(RATE), str(seconds + WARM_SECONDS), "0")
+    run = processes.run(settings, "benchmarks.produce_process", *arguments)
+    sent: dict[str, float] = run["sent"]
+    deadline = time.monotonic() + 60
+    while not sent.keys() <= arrived.keys() and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    done.set()
+    thread.join()
+    consumer.close()
+    missing = len(sent.keys() - arrived.keys())
+    if missing:
+        raise MetersError(f"{missing:,} of {len(sent):,} faults did not arrive on {out}")
+    first = min(sent.values())
+    found = [(arrived[key] - at) * 1000 for key, at in sent.items() if at - first >= WARM_SECONDS]
+    bench.report(f"routing: {out}: {_describe(found)} ({len(found):,} faults)")
+    return found
+
+
+def _key(value: bytes) -> str:
+    fields = json.loads(value)
+    return fields.get("event_id") or reading_key(value)
+
+
+def _percentiles(latencies: Latencies) -> dict[str, float]:
+    ordered = sorted(latencies)
+    at = {
+        name: ordered[min(len(ordered) - 1, int(len(ordered) * share))] for name, share in (("p50", 0.5), ("p99", 0.99))
+    }
+    return {**{name: round(value, 1) for name, value in at.items()}, "max": round(ordered[-1], 1)}
+
+
+def _describe(latencies: Latencies) -> str:
+    figures = _percentiles(latencies)
+    return f"p50 {figures['p50']:.1f} ms, p99 {figures['p99']:.1f} ms, max {figures['max']:.0f} ms"
+
+
+def _send(settings: Settings, readings: int) -> None:
+    with Sender(settings, READINGS_TOPIC) as sender:
+        for key, value in messages(readings):
+            sender.send(value, key=key)
+            if sender.sent % 20_000 == 0:
+                sender.flush()
+
+
+def _drain_rate(settings: Settings, out: str, stream: Callable[[], Any]) -> float:
+    """Readings a second, from the first fault that comes out until the last, by the broker's clock."""
+    consumer: Any = open_consumer(settings, group=None)
+    partitions = [TopicPartition(out, number) for number in consumer.partitions_for_topic(out) or set()]
+    consumer.assign(partitions)
+    before = consumer.end_offsets(partitions)
+    waiting = _waiting(settings, consumer, out)
+    with stream():
+        deadline = time.monotonic() + DRAIN_WITHIN_SECONDS
+        last, stamps = time.monotonic(), []
+        for partition, offset in before.items():
+            consumer.seek(partition, offset)
+        while time.monotonic() - last < 10 or not stamps:  # ten seconds without a fault: there are none left
+            for records in consumer.poll(timeout_ms=500).values():
+                stamps.extend(record.timestamp for record in records)
+                last = time.monotonic()
+            if time.monotonic() > deadline:
+                raise MetersError(f"The backlog is not drained to {out} within {DRAIN_WITHIN_SECONDS} s")
+    consumer.close()
+    return waiting / max(0.001, (max(stamps) - min(stamps)) / 1000)
+
+
+def _waiting(settings: Settings, consumer: Any, out: str) -> int:
+    """Readings that a stream has yet to read: all that came after the place it saved."""
+    folder = Path(settings.router_place) / "faults" if out == ABNORMAL_TOPIC else settings.home / "first-stream"
+    newest = max((folder / "commits").iterdir(), key=lambda file: int(file.name) if file.name.isdigit() else -1)
+    saved = json.loads((folder / "offsets" / newest.name).read_text().splitlines()[2])[READINGS_TOPIC]
+    partitions = [TopicPartition(READINGS_TOPIC, int(number)) for number in saved]
+    return sum(consumer.end_offsets(partitions).values()) - sum(saved.values())
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def _resident(pid: int) -> float:
+    return sum(process.memory_info().rss for process in _tree(pid)) / 1e6
+
+
+def _processor_seconds(pid: int) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in _tree(pid))
