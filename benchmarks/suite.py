@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks import days, ingest, routing
+from benchmarks import days, ingest, kills, routing
 from benchmarks.measure import Bench, Report, Result, machine
 from benchmarks.stack import own_stack
 from metering.settings import load_settings
@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, Callable[[Bench], list[Result]]] = {
     "warm-spark": days.warm_spark,
     "routing": routing.routing,
     "routing-idle": routing.idle,
+    "routing-kills": kills.kills,
 }
 
 QUICK = 0.1

@@ -14,14 +14,14 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Only ingest, large-day, stored-days, warm-spark, routing or routing-idle; may be repeated.",
+            help="Only ingest, large-day, stored-days, warm-spark, routing, routing-idle or routing-kills; repeatable.",
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the sizes, which the goals are not for.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the data that was measured on.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Measure ingest and the daily assets, each beside its baseline, on a stack of its own; about forty minutes.
+    """Measure ingest and the daily assets, each beside its baseline, on a stack of its own; about an hour.
 
     It measures and does not test: a missed goal is said, and the exit code is 0 all the same.
     """

@@ -6,35 +6,33 @@ ingest recognises. The aggregates' query runs in micro-batches.
 """
 
 import json
-import logging
-import os
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from kafka.structs import TopicPartition
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
-from pyspark.errors import PySparkException, StreamingQueryException
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from metering.errors import MetersError
 from metering.faults import faults, rules_in_force, with_registry
 from metering.registry import METER_SPARK_SCHEMA, METERS
-from metering.settings import ABNORMAL_TOPIC, LOOPBACK, READINGS_TOPIC, Settings
-from metering.store import HEARTBEATS, connect, ensure_collections
+from metering.settings import ABNORMAL_TOPIC, READINGS_TOPIC, Settings
+from metering.store import connect, ensure_collections
 from streaming.kafka import ensure_topics, kafka_errors, open_consumer
 from streaming.router.aggregates import Aggregates, in_time
-from streaming.router.messages import SESSION_OPTIONS, fault_messages, is_reading, readings
+from streaming.router.failures import died, first_line
+from streaming.router.heartbeat import Heartbeat
+from streaming.router.messages import fault_messages, is_reading, readings
 from streaming.router.place import AGGREGATES_QUERY, FAULTS_QUERY, Place
 from streaming.router.progress import FaultTail, Progress, QueryRows
+from streaming.router.session import end, router_session
 
-LOGGING = Path(__file__).with_name("log4j2.properties")
 HEARTBEAT_SECONDS = 2
 STUCK_SECONDS = 60
 """How long the fault query may stand still with readings waiting before the router says that it is stuck."""
@@ -43,10 +41,6 @@ MAX_ROWS_A_BATCH = 50_000
 """Readings in one batch of the aggregates: some ten seconds of writing."""
 
 AGGREGATES_EVERY = "2 seconds"
-SPARE_SLOTS = 2
-"""Task slots beside those that the fault query holds, one a partition, for as long as it runs."""
-
-ROUTER = "router"
 
 
 class Router:
@@ -75,7 +69,6 @@ class Router:
         self._accept_gap = accept_gap
         self._run_id = run_id
         self._stop = threading.Event()
-        self._started_at = datetime.now(UTC)
         self._begin = "earliest"
         self.progress = Progress()
 
@@ -99,10 +92,11 @@ class Router:
             database = connect(settings)
             try:
                 ensure_collections(database)
-                self._settle(place, database)
-                self._beat(database, "starting")
-                with self._spark() as spark:
-                    self._route(spark, place, database, on_progress)
+                heartbeat = Heartbeat(database, checkpoint=settings.router_place, run_id=self._run_id)
+                self._settle(place, heartbeat)
+                heartbeat.send("starting", self.progress)
+                with router_session(settings, jars=self._jars, partitions=self._partitions()) as spark:
+                    self._route(spark, place, database, heartbeat, on_progress)
             finally:
                 with suppress(PyMongoError):
                     database.client.close()
@@ -111,11 +105,10 @@ class Router:
     def _queries(self) -> list[str]:
         return [FAULTS_QUERY, AGGREGATES_QUERY] if self._with_aggregates else [FAULTS_QUERY]
 
-    def _settle(self, place: Place, database: Database) -> None:
+    def _settle(self, place: Place, heartbeat: Heartbeat) -> None:
         """See that the topics are there, and that the saved place still means something."""
         settings = self._settings
-        before = database[HEARTBEATS].find_one({"_id": ROUTER}) or {}
-        has_routed = before.get("checkpoint") == str(place.folder)
+        has_routed = heartbeat.last().get("checkpoint") == str(place.folder)
         if has_routed and not self._accept_gap and not self._topic_exists():
             raise MetersError(
                 f"The topic {READINGS_TOPIC} is gone from Kafka at {settings.kafka}",
@@ -141,40 +134,6 @@ class Router:
             finally:
                 consumer.close()
 
-    @contextmanager
-    def _spark(self) -> Iterator[SparkSession]:
-        settings = self._settings
-        slots = self._partitions() + SPARE_SLOTS
-        os.environ.setdefault("SPARK_LOCAL_IP", LOOPBACK)
-        options = {
-            "spark.master": settings.router_master or f"local[{slots}]",
-            "spark.app.name": "meters router",
-            "spark.jars": self._jars,
-            "spark.driver.host": LOOPBACK,
-            "spark.driver.bindAddress": LOOPBACK,
-            "spark.driver.memory": settings.spark_memory,
-            "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{LOGGING} -Duser.timezone=UTC",
-            "spark.executor.heartbeatInterval": f"{HEARTBEAT_SECONDS}s",  # carries the rows read by running tasks
-            "spark.ui.enabled": "false",
-            "spark.ui.showConsoleProgress": "false",
-            "spark.sql.ui.retainedExecutions": "20",
-            "spark.sql.shuffle.partitions": "2",
-            **SESSION_OPTIONS,
-        }
-        builder = SparkSession.builder
-        for name, value in options.items():
-            builder = builder.config(name, value)
-        try:
-            spark = builder.getOrCreate()
-        except (PySparkException, RuntimeError) as error:
-            raise MetersError(f"Spark does not start: {_first_line(error)}", fix="Try: meters doctor") from error
-        try:
-            yield spark
-        finally:
-            _quiet(spark)
-            with suppress(Exception):  # the JVM may be gone already
-                spark.stop()
-
     def _partitions(self) -> int:
         with kafka_errors(self._settings):
             consumer = open_consumer(self._settings, group=None)
@@ -184,7 +143,12 @@ class Router:
                 consumer.close()
 
     def _route(
-        self, spark: SparkSession, place: Place, database: Database, on_progress: Callable[[Progress], None] | None
+        self,
+        spark: SparkSession,
+        place: Place,
+        database: Database,
+        heartbeat: Heartbeat,
+        on_progress: Callable[[Progress], None] | None,
     ) -> None:
         tail = FaultTail(self._settings)
         tail.start()
@@ -197,10 +161,10 @@ class Router:
             queries = [self._start_faults(spark, place)]
             if self._with_aggregates:
                 queries.append(self._start_aggregates(spark, place, aggregates))
-            self._watch(QueryRows(spark, queries[0]), queries, database, tail, aggregates, on_progress)
-            self._beat(database, "stopping")
+            self._watch(QueryRows(spark, queries[0]), queries, heartbeat, tail, aggregates, on_progress)
+            heartbeat.send("stopping", self.progress)
             aggregates.stopping = True
-            _end(spark, queries)
+            end(spark, queries)
         finally:
             tail.stop()
 
@@ -270,7 +234,7 @@ class Router:
         self,
         rows: QueryRows,
         queries: list[Any],
-        database: Database,
+        heartbeat: Heartbeat,
         tail: FaultTail,
         aggregates: Aggregates,
         on_progress: Callable[[Progress], None] | None,
@@ -282,7 +246,7 @@ class Router:
             while not self._stop.wait(HEARTBEAT_SECONDS):
                 for query in queries:
                     if not query.isActive:
-                        raise _died(query.name, query.exception())
+                        raise died(query.name, query.exception())
                 before = self.progress.rows_in
                 now = time.monotonic()
                 self._measure(rows, consumer, tail, aggregates, seconds=now - reported_at)
@@ -295,11 +259,11 @@ class Router:
                         "waiting",
                         fix="Start the router again; it goes on where it was",
                     )
-                self._beat(database, "running")
+                heartbeat.send("running", self.progress)
                 if on_progress:
                     on_progress(self.progress)
         except PySparkException as error:
-            raise MetersError(f"Spark gave up: {_first_line(error)}", fix="Start the router again") from error
+            raise MetersError(f"Spark gave up: {first_line(error)}", fix="Start the router again") from error
         except (ConnectionError, OSError) as error:
             if isinstance(error, PyMongoError):
                 raise
@@ -340,77 +304,3 @@ class Router:
         if self._begin != "earliest":
             return sum(json.loads(self._begin)[READINGS_TOPIC].values())
         return sum(consumer.beginning_offsets(partitions).values())
-
-    def _beat(self, database: Database, state: str) -> None:
-        heartbeat = {
-            "at": datetime.now(UTC),
-            "state": state,
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "run_id": self._run_id,
-            "started_at": self._started_at,
-            "checkpoint": self._settings.router_place,
-            **self.progress.to_json(),
-        }
-        if state == "starting":  # a checkpoint is one only when it has been used
-            del heartbeat["checkpoint"]
-        try:
-            database[HEARTBEATS].update_one({"_id": ROUTER}, {"$set": heartbeat}, upsert=True)
-        except PyMongoError:
-            if state == "starting":
-                raise
-
-
-def _quiet(spark: SparkSession) -> None:
-    """Spark calls every stop an error; what is wrong is said by us."""
-    logging.getLogger("py4j").setLevel(logging.CRITICAL)
-    with suppress(Exception):  # the JVM may be gone already
-        spark.sparkContext.setLogLevel("OFF")
-
-
-def _end(spark: SparkSession, queries: list[Any]) -> None:
-    """Stop the queries; what a fault batch has not committed is repeated by the next router."""
-    _quiet(spark)
-    with suppress(Exception):  # a signal to the whole process group has ended Spark before us
-        for query in reversed(queries):
-            query.stop()
-
-
-def _died(name: str, error: StreamingQueryException | None) -> MetersError:
-    """A query's end in words."""
-    text = str(error) if error else "it ended without a reason"
-    for sign, message, fix in _KNOWN:
-        if sign in text:
-            return MetersError(f"The {name} query died: {message}", fix=fix)
-    return MetersError(f"The {name} query died: {_first_line(text)}", fix="Read the lines above; then start it again")
-
-
-_KNOWN = (
-    (
-        "UnknownTopicOrPartition",
-        f"the topic {READINGS_TOPIC} or a fault topic is gone",
-        "Make it again and send what is missing, then `meters route --accept-gap`",
-    ),
-    (
-        "KAFKA_DATA_LOSS",
-        "Kafka no longer has readings that the router has not seen, or a topic was deleted",
-        "Go on with what is left: `meters route --accept-gap`",
-    ),
-    (
-        "OffsetOutOfRange",
-        "Kafka no longer has readings that the router has not seen",
-        "Go on with the oldest ones left: `meters route --accept-gap`",
-    ),
-    ("MongoTimeoutException", "MongoDB does not answer", "Start it, then start the router again"),
-    ("ServerSelectionTimeoutError", "MongoDB does not answer", "Start it, then start the router again"),
-    (
-        "REAL_TIME_MODE",
-        "this Spark has no real-time mode for it",
-        "Set METERS_ROUTER_MODE=micro-batch",
-    ),
-)
-
-
-def _first_line(error: object) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,81 @@
+"""The router's Spark application."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from metering.errors import MetersError
+from metering.settings import LOOPBACK, Settings
+from streaming.router.failures import first_line
+from streaming.router.messages import SESSION_OPTIONS
+
+LOGGING = Path(__file__).with_name("log4j2.properties")
+METRICS_SECONDS = 2
+"""How often running tasks report what they have read."""
+
+SPARE_SLOTS = 2
+"""Task slots beside those that the fault query holds, one a partition, for as long as it runs."""
+
+
+@contextmanager
+def router_session(settings: Settings, *, jars: str, partitions: int) -> Iterator[SparkSession]:
+    """A Spark application of the router's own, ended with the block.
+
+    Args:
+        settings: its master, memory and the like.
+        jars: connectors, comma-separated.
+        partitions: of the topic.
+
+    Raises:
+        MetersError: Spark does not start.
+    """
+    os.environ.setdefault("SPARK_LOCAL_IP", LOOPBACK)
+    options = {
+        "spark.master": settings.router_master or f"local[{partitions + SPARE_SLOTS}]",
+        "spark.app.name": "meters router",
+        "spark.jars": jars,
+        "spark.driver.host": LOOPBACK,
+        "spark.driver.bindAddress": LOOPBACK,
+        "spark.driver.memory": settings.spark_memory,
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{LOGGING} -Duser.timezone=UTC",
+        "spark.executor.heartbeatInterval": f"{METRICS_SECONDS}s",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.ui.retainedExecutions": "20",
+        "spark.sql.shuffle.partitions": "2",
+        **SESSION_OPTIONS,
+    }
+    builder = SparkSession.builder
+    for name, value in options.items():
+        builder = builder.config(name, value)
+    try:
+        spark = builder.getOrCreate()
+    except (PySparkException, RuntimeError) as error:
+        raise MetersError(f"Spark does not start: {first_line(error)}", fix="Try: meters doctor") from error
+    try:
+        yield spark
+    finally:
+        _quiet(spark)
+        with suppress(Exception):  # the JVM may be gone already
+            spark.stop()
+
+
+def end(spark: SparkSession, queries: list[Any]) -> None:
+    """Stop the queries; what a fault batch has not committed is repeated by the next router."""
+    _quiet(spark)
+    with suppress(Exception):  # a signal to the whole process group has ended Spark before us
+        for query in reversed(queries):
+            query.stop()
+
+
+def _quiet(spark: SparkSession) -> None:
+    """Spark calls every stop an error; what is wrong is said by us."""
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    with suppress(Exception):
+        spark.sparkContext.setLogLevel("OFF")
