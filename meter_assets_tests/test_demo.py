@@ -1,23 +1,40 @@
 """The demo as a newcomer runs it, small; and that its checks can fail."""
 
 import json
+import shutil
+import tempfile
+from collections.abc import Iterator
 from datetime import date
+from pathlib import Path
 
+import pytest
 from pymongo import MongoClient
 
 from local_stack import LocalStack
-from meter_assets_tests.support import meters
+from local_stack.jars import fetch_jars
+from meter_assets_tests.support import meters, settings_for
 from meter_cli.demo_checks import daily_numbers
+from meter_cli.demo_faults import routed_faults
 from metering.settings import Settings
+from metering.store import FAULTS
 from streaming.ledger import load_ledgers
+from streaming.simulation_options import SimulationOptions, history_window
 
 
-def test_the_demo_agrees_with_the_simulator_twice_and_notices_a_wrong_figure(
-    stack: LocalStack, database: Settings, tmp_path
-):
-    own = database.model_copy(update={"lake": str(tmp_path / "lake")})
+@pytest.fixture
+def own() -> Iterator[Settings]:
+    """An installation of the demo's own: the router routes whatever is on the topic, other tests' readings too."""
+    home = Path(tempfile.mkdtemp(prefix="meters-"))
+    settings = settings_for(home)
+    fetch_jars(settings)
+    with LocalStack(settings):
+        yield settings
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def test_the_demo_agrees_with_the_simulator_twice_and_notices_a_wrong_figure(own: Settings):
     first, second = (
-        meters(own, "demo", "--once", "--json", "--days", "2", "--households", "3", timeout_seconds=400) for _ in "12"
+        meters(own, "demo", "--once", "--json", "--days", "2", "--households", "3", timeout_seconds=250) for _ in "12"
     )
     assert first.returncode == 0, first.stderr
     assert second.returncode == 0, second.stderr
@@ -25,6 +42,7 @@ def test_the_demo_agrees_with_the_simulator_twice_and_notices_a_wrong_figure(
     assert summary["ok"]
     assert summary["problems"] == []
     assert summary["ingest"]["messages"] == summary["ledger"]["messages"]
+    assert summary["faults"]["injected"] == summary["faults"]["routed"] > 0
     assert json.loads(second.stdout)["ingest"]["stored"] == 0
 
     ledger = next(each for each in load_ledgers(own.home) if each.run_id == summary["ledger"]["run_id"])
@@ -34,3 +52,11 @@ def test_the_demo_agrees_with_the_simulator_twice_and_notices_a_wrong_figure(
         assert list(daily_numbers(ledger, published)) == []
         published["daily_consumption"].update_one({"_id": f"{day}|device|em1|electricity"}, {"$inc": {"readings": 1}})
         assert len(list(daily_numbers(ledger, published))) == 1
+
+        start, end = history_window(own, SimulationOptions(days=2))
+        assert list(routed_faults(ledger, published, start, end)) == []
+        fault = published[FAULTS].find_one_and_delete({})
+        assert fault is not None
+        assert "not routed" in next(routed_faults(ledger, published, start, end))
+        published[FAULTS].insert_one({**fault, "_id": f"{fault['_id']}x"})
+        assert len(list(routed_faults(ledger, published, start, end))) == 2

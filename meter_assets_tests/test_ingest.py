@@ -209,8 +209,9 @@ def test_a_transactional_source_does_not_keep_ingest_from_being_done(pipe: Pipe)
 @pytest.fixture
 def command(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> Iterator[typer.Typer]:
     """`meters ingest` in this process, on the topics of the test."""
-    own = partial(Ingest, feed=pipe.feed, dead_letters_topic=pipe.dead_letters_topic)
+    own = partial(Ingest, dead_letters_topic=pipe.dead_letters_topic)
     monkeypatch.setattr("streaming.ingest.Ingest", own)
+    monkeypatch.setattr("streaming.batch.READINGS_FEED", pipe.feed)
     monkeypatch.setattr("meter_cli.ingest.load_settings", lambda: pipe.settings)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     app = typer.Typer()
