@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,15 @@ from local_stack.jars import fetch_jars
 from meter_assets_tests.csv_oracle import shared_data_folder
 from meter_assets_tests.support import settings_for
 from metering.settings import Settings, load_settings
+
+
+def pytest_configure() -> None:
+    """Be killable, and children with us, also as a shell's background job.
+
+    That has SIGINT ignored, and Dagster, whenever a test runs something in this process, answers SIGTERM with whatever
+    SIGINT does; ignored signals are handed down to every child.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

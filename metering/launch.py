@@ -23,6 +23,7 @@ def main() -> None:
             sys.exit(1)
     # A shell starts background jobs with SIGINT ignored, and dagster answers SIGTERM with whatever SIGINT does.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.execv(command[0], command)  # noqa: S606 the command comes from our own code
 
 
