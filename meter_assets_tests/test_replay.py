@@ -195,7 +195,8 @@ def test_speed_paces_by_the_readings_own_timestamps(tmp_path: Path, database: Se
     assert min(seconds for seconds, sent in sent_after if sent >= 3) >= 0.5
     at = {parse_reading(record.value).timestamp: record.timestamp / 1000 for record in read_topic(database, topic)}
     first, late, half, last = (at[instant] for instant in sorted(at))
-    assert half - first >= 0.49 and late - half < 0.4 and last - half >= 0.49
+    # By the broker's clock: each message may have waited for its batch, by hundredths of a second.
+    assert half - first >= 0.4 and late - half < 0.3 and last - half >= 0.4
 
 
 def test_wrong_input_is_one_line_and_sends_nothing(
