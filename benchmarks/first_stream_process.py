@@ -15,12 +15,14 @@ from pyspark.sql import functions as F
 from local_stack.jars import spark_jars
 from metering.settings import LOOPBACK, READINGS_TOPIC, load_settings
 from streaming.router.messages import MESSAGE_SCHEMA
+from streaming.router.session import forget_connect
 
 
 def main() -> None:
     """Run until SIGTERM; prints a line when the query has started."""
     out, checkpoint, start = sys.argv[1:]
     settings = load_settings()
+    forget_connect()
     os.environ.setdefault("SPARK_LOCAL_IP", LOOPBACK)
     spark = (
         SparkSession.builder.master(f"local[{settings.kafka_partitions + 2}]")

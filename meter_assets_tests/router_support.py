@@ -39,7 +39,8 @@ class Router:
         self._started_at = datetime.now(UTC)
         self.process = subprocess.Popen(
             [Path(sys.executable).with_name("meters"), "route", *arguments],
-            env={**os.environ, **settings.environment()},
+            # As a child of a process that uses Spark Connect: what that leaves in the environment must not matter.
+            env={**os.environ, **settings.environment(), "SPARK_CONNECT_MODE_ENABLED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

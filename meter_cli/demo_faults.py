@@ -12,6 +12,7 @@ from pymongo.database import Database
 
 from local_stack.child import Child
 from metering.errors import MetersError
+from metering.process import CHECKPOINT_HELD
 from metering.settings import Settings
 from metering.store import FAULTS, HEARTBEATS, connect
 from streaming.batch import faults_feed
@@ -20,7 +21,6 @@ from streaming.ledger import Ledger
 
 ROUTE_WITHIN_SECONDS = 300
 POLL_SECONDS = 0.5
-ALREADY_ROUTING = 75
 
 
 def start_command(settings: Settings, name: str, *arguments: str) -> Child:
@@ -55,7 +55,7 @@ def store_routed_faults(settings: Settings, router: Child, ledger: Ledger) -> di
                 # Read is not yet sent: the last faults may still be on their way to the topic.
                 if not list(_missing(ledger, database)) or time.monotonic() > deadline:
                     return heartbeat
-            if router.exit_code not in (None, ALREADY_ROUTING):
+            if router.exit_code not in (None, CHECKPOINT_HELD):
                 raise MetersError("The router has ended", fix=f"Read {settings.home / 'logs' / 'route'}.log")
             if time.monotonic() > deadline:
                 raise MetersError(

@@ -11,12 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from meter_cli.console import err, out, print_json
+from metering.process import CHECKPOINT_HELD
 from metering.settings import load_settings
 
 REPORT_EVERY_SECONDS = 10
 TELL_DAGSTER_EVERY_SECONDS = 5
-ALREADY_ROUTING = 75
-"""Exit code when another router holds the checkpoint (EX_TEMPFAIL of sysexits.h)."""
 
 
 def route(
@@ -52,7 +51,7 @@ def route(
             progress = router.run(on_progress=show)
         except AlreadyRoutingError as error:
             err.print(f"[bold red]error:[/] {error}", soft_wrap=True)
-            sys.exit(ALREADY_ROUTING)
+            sys.exit(CHECKPOINT_HELD)
     if as_json:
         print_json(progress.to_json())
         return

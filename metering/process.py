@@ -1,10 +1,13 @@
-"""Child processes that cannot outlive the process that started them."""
+"""Child processes: how they end with the process that started them, and what their exit codes mean."""
 
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+CHECKPOINT_HELD = 75
+"""Exit code of a router that finds another one at work on its checkpoint (EX_TEMPFAIL of sysexits.h)."""
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from metering.process import CHECKPOINT_HELD
+
 HEARTBEAT_SECONDS = 20
 """A router that has written no heartbeat for so long is stuck; it writes one every 2 s."""
 
@@ -25,9 +27,6 @@ ORPHAN_SECONDS = 10
 SHORT_RUN_SECONDS = 60
 FIRST_PAUSE_SECONDS = 10
 LONGEST_PAUSE_SECONDS = 300
-
-CHECKPOINT_HELD = 75
-"""Exit code of a router that finds another one at work on its checkpoint."""
 
 ACTIVE = ("NOT_STARTED", "QUEUED", "STARTING", "STARTED", "CANCELING")
 

@@ -13,8 +13,7 @@ from typing import IO
 
 import psutil
 
-from meter_assets.routing.decision import CHECKPOINT_HELD
-from metering.process import bound_command
+from metering.process import CHECKPOINT_HELD, bound_command
 from metering.settings import Settings
 
 PROJECT = Path(__file__).parents[2]

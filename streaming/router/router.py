@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from kafka.structs import TopicPartition
+from py4j.protocol import Py4JError
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 from pyspark.errors import PySparkException
@@ -38,7 +39,7 @@ STUCK_SECONDS = 60
 """How long the fault query may stand still with readings waiting before the router says that it is stuck."""
 
 MAX_ROWS_A_BATCH = 50_000
-"""Readings in one batch of the aggregates: some ten seconds of writing."""
+"""Readings in one batch of the aggregates; each becomes up to three documents."""
 
 AGGREGATES_EVERY = "2 seconds"
 
@@ -70,6 +71,7 @@ class Router:
         self._run_id = run_id
         self._stop = threading.Event()
         self._begin = "earliest"
+        self._began: int | None = None
         self.progress = Progress()
 
     def stop(self) -> None:
@@ -264,9 +266,7 @@ class Router:
                     on_progress(self.progress)
         except PySparkException as error:
             raise MetersError(f"Spark gave up: {first_line(error)}", fix="Start the router again") from error
-        except (ConnectionError, OSError) as error:
-            if isinstance(error, PyMongoError):
-                raise
+        except (Py4JError, OSError) as error:
             raise MetersError("The router's Spark process has died", fix="Start the router again") from error
         finally:
             consumer.close()
@@ -293,9 +293,9 @@ class Router:
             TopicPartition(READINGS_TOPIC, number) for number in consumer.partitions_for_topic(READINGS_TOPIC) or set()
         ]
         end = sum(consumer.end_offsets(partitions).values())
-        if position is None:
-            position = self._began_at(consumer, partitions) + rows_in
-        return max(0, end - position)
+        if self._began is None:  # asked before the first batch ends: from then on the checkpoint says another place
+            self._began = self._began_at(consumer, partitions)
+        return max(0, end - (self._began + rows_in if position is None else position))
 
     def _began_at(self, consumer: Any, partitions: list[TopicPartition]) -> int:
         """Sum of the offsets that the fault query began with."""

@@ -19,8 +19,19 @@ LOGGING = Path(__file__).with_name("log4j2.properties")
 METRICS_SECONDS = 2
 """How often running tasks report what they have read."""
 
+CONNECT_VARIABLES = ("SPARK_CONNECT_MODE_ENABLED", "SPARK_REMOTE", "SPARK_LOCAL_REMOTE", "SPARK_API_MODE")
+
 SPARE_SLOTS = 2
 """Task slots beside those that the fault query holds, one a partition, for as long as it runs."""
+
+
+def forget_connect() -> None:
+    """Let this process start a Spark of its own, also when Connect was in use where it comes from.
+
+    The Connect client marks its process's environment, children inherit the mark, and PySpark then starts nothing else.
+    """
+    for name in CONNECT_VARIABLES:
+        os.environ.pop(name, None)
 
 
 @contextmanager
@@ -35,6 +46,7 @@ def router_session(settings: Settings, *, jars: str, partitions: int) -> Iterato
     Raises:
         MetersError: Spark does not start.
     """
+    forget_connect()
     os.environ.setdefault("SPARK_LOCAL_IP", LOOPBACK)
     options = {
         "spark.master": settings.router_master or f"local[{partitions + SPARE_SLOTS}]",
