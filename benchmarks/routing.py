@@ -22,7 +22,7 @@ from benchmarks.produce_process import FAULT, reading_key
 from metering.errors import MetersError
 from metering.settings import ABNORMAL_TOPIC, READINGS_TOPIC, Settings
 from metering.store import HEARTBEATS, connect
-from streaming.kafka import Sender, ensure_topics, open_consumer
+from streaming.kafka import Sender, ensure_topics, follow, open_consumer, partitions_of
 
 RATE = 2_000
 LATENCY_SECONDS = 120
@@ -198,11 +198,7 @@ def _latencies(bench: Bench, settings: Settings, topic: str, out: str, *, second
     arrived: dict[str, float] = {}
     done = threading.Event()
     consumer: Any = open_consumer(settings, group=None)
-    partitions = [TopicPartition(out, number) for number in consumer.partitions_for_topic(out) or set()]
-    consumer.assign(partitions)
-    consumer.seek_to_end(*partitions)
-    for partition in partitions:
-        consumer.position(partition)
+    follow(consumer, out)
 
     def consume() -> None:
         while not done.is_set():
@@ -261,7 +257,7 @@ def _send(settings: Settings, readings: int) -> None:
 def _drain_rate(settings: Settings, out: str, stream: Callable[[], Any]) -> float:
     """Readings a second, from the first fault that comes out until the last, by the broker's clock."""
     consumer: Any = open_consumer(settings, group=None)
-    partitions = [TopicPartition(out, number) for number in consumer.partitions_for_topic(out) or set()]
+    partitions = partitions_of(consumer, out)
     consumer.assign(partitions)
     before = consumer.end_offsets(partitions)
     waiting = _waiting(settings, consumer, out)

@@ -18,14 +18,14 @@ from kafka.admin import (
     KafkaAdminClient,
     MemberToRemove,  # pyright: ignore[reportAttributeAccessIssue] (its stubs are of kafka-python 2)
 )
-from kafka.structs import TopicPartition
 
+from meter_assets_tests.support import read_topic
 from metering.reading import encode_message
 from metering.settings import Settings
 from metering.store import READINGS, connect, ensure_collections
 from streaming.batch import READINGS_FEED, Counts, Feed
 from streaming.ingest import Ingest
-from streaming.kafka import Sender, ensure_topics, open_consumer, open_producer
+from streaming.kafka import Sender, ensure_topics, open_consumer, open_producer, partitions_of
 
 PREFIX = "__connect.errors."
 REPOSITORY = Path(__file__).parent.parent
@@ -143,8 +143,7 @@ class Pipe:
         """How many messages the group has committed, over all partitions."""
         consumer = open_consumer(self.settings, group=self.feed.group)
         try:
-            partitions = consumer.partitions_for_topic(self.feed.topics[0]) or set()
-            return sum(consumer.committed(TopicPartition(self.feed.topics[0], number)) or 0 for number in partitions)
+            return sum(consumer.committed(each) or 0 for each in partitions_of(consumer, *self.feed.topics))
         finally:
             consumer.close()
 
@@ -174,23 +173,6 @@ class Pipe:
         assert counts.reasons == self.reasons()
         assert counts.conflicts == counts.reasons["conflict"]
         assert self.committed() == counts.messages
-
-
-def read_topic(settings: Settings, topic: str) -> list[Any]:
-    """The committed messages of a topic up to its present end, each partition in its order."""
-    consumer = open_consumer(settings, group=None, max_poll_records=20_000)
-    try:
-        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning()
-        ends = consumer.end_offsets(partitions)
-        found: list[Any] = []
-        while any((consumer.position(partition) or 0) < ends[partition] for partition in partitions):
-            for records in consumer.poll(timeout_ms=200).values():
-                found += records
-        return found
-    finally:
-        consumer.close()
 
 
 @dataclass(frozen=True)

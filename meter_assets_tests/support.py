@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from local_stack.dagster import webserver_url
 from metering.settings import LOOPBACK, Settings
+from streaming.kafka import open_consumer, partitions_of
 
 POLL_SECONDS = 0.05
 
@@ -77,3 +78,22 @@ def ask(settings: Settings, query: str, **variables: Any) -> dict[str, Any]:
         answer = json.load(response)
     assert "errors" not in answer, answer
     return answer["data"]
+
+
+def read_topic(settings: Settings, topic: str) -> list[Any]:
+    """The committed messages of a topic up to its present end, each partition in its order; none where it is not."""
+    consumer: Any = open_consumer(settings, group=None, max_poll_records=20_000)
+    try:
+        partitions = partitions_of(consumer, topic)
+        if not partitions:
+            return []
+        consumer.assign(partitions)
+        consumer.seek_to_beginning()
+        ends = consumer.end_offsets(partitions)
+        found: list[Any] = []
+        while any((consumer.position(partition) or 0) < ends[partition] for partition in partitions):
+            for records in consumer.poll(timeout_ms=200).values():
+                found += records
+        return found
+    finally:
+        consumer.close()

@@ -8,16 +8,13 @@ import uuid
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
-from kafka import KafkaConsumer
-from kafka.structs import TopicPartition
 from typer.testing import CliRunner, Result
 
 from meter_assets_tests.csv_oracle import FILES, expected_readings
-from meter_assets_tests.support import free_ports
+from meter_assets_tests.support import free_ports, read_topic
 from meter_cli.replay import replay as replay_command
 from metering.errors import MetersError
 from metering.reading import parse_reading
@@ -34,25 +31,6 @@ HEADER = "meter,day,clock,used\n"
 @pytest.fixture
 def topic() -> str:
     return f"readings-{uuid.uuid4().hex[:8]}"
-
-
-def read_topic(settings: Settings, topic: str) -> list[Any]:
-    """Every message of the topic, partition by partition, up to its present end."""
-    consumer = KafkaConsumer(bootstrap_servers=settings.kafka, auto_offset_reset="earliest", enable_auto_commit=False)
-    try:
-        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-        if not partitions:  # nothing ever created the topic
-            return []
-        consumer.assign(partitions)
-        ends = consumer.end_offsets(partitions)
-        consumer.seek_to_beginning()
-        found = []
-        while any((consumer.position(partition) or 0) < ends[partition] for partition in partitions):
-            for records in consumer.poll(timeout_ms=500).values():
-                found += records
-        return found
-    finally:
-        consumer.close()
 
 
 def run(monkeypatch: pytest.MonkeyPatch, settings: Settings, *arguments: object) -> Result:

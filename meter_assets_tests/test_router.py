@@ -11,16 +11,15 @@ from typing import Any
 
 import pytest
 from kafka.admin import KafkaAdminClient
-from kafka.structs import TopicPartition
 
 from local_stack import LocalStack
 from local_stack.jars import fetch_jars
 from meter_assets_tests.router_support import City
-from meter_assets_tests.support import settings_for, wait_for
+from meter_assets_tests.support import read_topic, settings_for, wait_for
 from metering.settings import DEAD_LETTERS_TOPIC, READINGS_TOPIC, Settings
 from metering.store import LATEST_READINGS, READINGS, WINDOW_AGGREGATES
 from streaming.ingest import Ingest
-from streaming.kafka import Sender, open_consumer
+from streaming.kafka import Sender, open_consumer, partitions_of
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def city(own_stack: LocalStack) -> Iterator[City]:
 def drop_readings(settings: Settings, share: float) -> int:
     """Have Kafka drop the oldest readings, as retention does; returns how many."""
     consumer: Any = open_consumer(settings, group=None)
-    partitions = [TopicPartition(READINGS_TOPIC, number) for number in consumer.partitions_for_topic(READINGS_TOPIC)]
+    partitions = partitions_of(consumer, READINGS_TOPIC)
     ends = consumer.end_offsets(partitions)
     consumer.close()
     admin: Any = KafkaAdminClient(bootstrap_servers=settings.kafka)
@@ -102,18 +101,7 @@ def test_every_injected_fault_is_routed_and_windows_and_latest_readings_are_kept
 
     # Malformed messages are dead-lettered once, by ingest; the router has kept silent about them.
     Ingest(city.settings).run(until_caught_up=True)
-    consumer: Any = open_consumer(city.settings, group=None)
-    partitions = [TopicPartition(DEAD_LETTERS_TOPIC, n) for n in consumer.partitions_for_topic(DEAD_LETTERS_TOPIC)]
-    consumer.assign(partitions)
-    consumer.seek_to_beginning(*partitions)
-    letters = []
-    wait_for(
-        lambda: letters.extend(r for rs in consumer.poll(500).values() for r in rs) or len(letters) >= sent.garbage,
-        30,
-        "all dead letters are read",
-    )
-    consumer.close()
-    assert len(letters) == sent.garbage
+    assert len(read_topic(city.settings, DEAD_LETTERS_TOPIC)) == sent.garbage
 
 
 def windows(city: City) -> dict[int, int]:

@@ -15,15 +15,15 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from kafka.structs import TopicPartition
 from pydantic import ValidationError
 
+from meter_assets_tests.support import read_topic
 from metering.city import make_city
 from metering.reading import parse_reading
 from metering.registry import METERS, Meter
 from metering.settings import READINGS_TOPIC, Settings
 from metering.store import connect
-from streaming.kafka import ensure_topics, open_consumer
+from streaming.kafka import ensure_topics
 from streaming.ledger import Ledger, load_ledger, load_ledgers, merge_ledgers
 from streaming.simulate import simulate_history, simulate_live
 from streaming.simulation_options import SimulationOptions
@@ -55,19 +55,7 @@ def topic() -> str:
 
 def received(settings: Settings, topic: str) -> list[Message]:
     """Everything on the topic now, each partition in its order."""
-    consumer = open_consumer(settings, group=f"test-{topic}")
-    try:
-        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        ends = consumer.end_offsets(partitions)
-        messages: list[Message] = []
-        while any((consumer.position(partition) or 0) < ends[partition] for partition in partitions):
-            for records in consumer.poll(timeout_ms=1000).values():
-                messages += [(record.key, record.value) for record in records]
-        return messages
-    finally:
-        consumer.close()
+    return [(record.key, record.value) for record in read_topic(settings, topic)]
 
 
 def recount(messages: list[Message], zone: ZoneInfo) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from metering.settings import DEAD_LETTERS_TOPIC, Settings
 from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION
 from streaming.batch import Counts
 from streaming.dead_letters import ensure_dead_letters_topic
-from streaming.kafka import kafka_errors, open_consumer
+from streaming.kafka import kafka_errors, open_consumer, partitions_of
 from streaming.ledger import Ledger
 
 Offsets = dict[TopicPartition, int]
@@ -23,8 +23,7 @@ def dead_letter_offsets(settings: Settings) -> Offsets:
     consumer = open_consumer(settings, group=None)
     try:
         with kafka_errors(settings):
-            partitions = consumer.partitions_for_topic(DEAD_LETTERS_TOPIC) or set()
-            return consumer.end_offsets([TopicPartition(DEAD_LETTERS_TOPIC, number) for number in partitions])
+            return consumer.end_offsets(partitions_of(consumer, DEAD_LETTERS_TOPIC))
     finally:
         consumer.close()
 

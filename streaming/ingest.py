@@ -21,7 +21,7 @@ from metering.settings import DEAD_LETTERS_TOPIC, Settings
 from metering.store import connect, ensure_collections, mongo_unavailable
 from streaming.batch import READINGS_FEED, Batch, Counts, Feed
 from streaming.dead_letters import DeadLetterTransactions, ensure_dead_letters_topic
-from streaming.kafka import ensure_topics, kafka_errors, open_consumer
+from streaming.kafka import ensure_topics, kafka_errors, open_consumer, partitions_of
 
 BATCH_MESSAGES = 5_000
 POLL_MESSAGES = 4 * BATCH_MESSAGES
@@ -100,13 +100,7 @@ class Ingest:
         return self.counts
 
     def _end_offsets(self) -> dict[TopicPartition, int]:
-        return self._consumer.end_offsets(
-            [
-                TopicPartition(topic, number)
-                for topic in self._feed.topics
-                for number in self._consumer.partitions_for_topic(topic) or set()
-            ]
-        )
+        return self._consumer.end_offsets(partitions_of(self._consumer, *self._feed.topics))
 
     def _left(self, goal: dict[TopicPartition, int]) -> int:
         first = self._consumer.beginning_offsets(list(goal))

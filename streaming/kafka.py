@@ -16,6 +16,7 @@ from kafka.errors import (
     KafkaTimeoutError,
     TopicAlreadyExistsError,
 )
+from kafka.structs import TopicPartition
 
 from metering.errors import MetersError
 from metering.settings import Settings
@@ -113,6 +114,24 @@ def open_consumer(settings: Settings, *, group: str | None, **options: Any) -> K
             session_timeout_ms=SESSION_SECONDS * 1000,
             **options,
         )
+
+
+def partitions_of(consumer: Any, *topics: str) -> list[TopicPartition]:
+    """All partitions of the topics; none of a topic that does not exist."""
+    return [
+        TopicPartition(topic, number)
+        for topic in topics
+        for number in sorted(consumer.partitions_for_topic(topic) or ())
+    ]
+
+
+def follow(consumer: Any, *topics: str) -> None:
+    """Have the consumer read whatever comes to the topics from now on."""
+    partitions = partitions_of(consumer, *topics)
+    consumer.assign(partitions)
+    consumer.seek_to_end(*partitions)
+    for partition in partitions:
+        consumer.position(partition)  # asks the broker now instead of at the first poll
 
 
 def open_producer(settings: Settings, *, linger_ms: int = 20, **options: Any) -> KafkaProducer:

@@ -25,7 +25,7 @@ SESSION_OPTIONS = {
 }
 """What these columns ask of the Spark session."""
 
-_TIMESTAMP = r"^\d{4}-\d\d-\d\d[Tt _]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]\d\d:?\d\d)$"
+_TIMESTAMP = r"^\d{4}-\d\d-\d\d[Tt _]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]\d\d:?\d\d)\z"
 _NUMBER = r"(BIGINT|DOUBLE|DECIMAL\(\d+,\d+\))"
 _SHAPE = (
     rf"^OBJECT<device_id: STRING(, flow_rate: {_NUMBER})?(, register: ({_NUMBER}|VOID))?(, schema_version: BIGINT)?"
@@ -41,8 +41,8 @@ def readings(messages: DataFrame) -> DataFrame:
     """Messages of the Kafka source as readings, loosely parsed; what is no JSON object at all is left out.
 
     Returns:
-        columns of reading.SPARK_SCHEMA without `_id` (timestamp to the millisecond), and `payload` (string), `topic`,
-        `partition`, `offset`.
+        columns of reading.SPARK_SCHEMA without `_id` (timestamp to the millisecond), and `timestamp_text`, `payload`
+        (strings), `topic`, `partition`, `offset`.
     """
     parsed = messages.select(
         F.col("value").cast("string").alias("payload"),
@@ -58,6 +58,7 @@ def readings(messages: DataFrame) -> DataFrame:
     return parsed.where(f"bytes <= {MAX_MESSAGE_BYTES}").select(
         "message.device_id",
         _instant(F.col("message.timestamp")).alias("timestamp"),
+        F.col("message.timestamp").alias("timestamp_text"),
         meter_type.alias("meter_type"),
         "message.usage_kwh",
         "message.usage",
@@ -73,11 +74,11 @@ def readings(messages: DataFrame) -> DataFrame:
 
 
 def _instant(text: Column) -> Column:
-    """`timestamp`, to the millisecond as ingest keeps it; null for what is no ISO 8601 instant with an offset."""
-    iso = F.regexp_replace(F.regexp_replace(text, "^(.{10})[t_ ]", "$1T"), ",", ".")
-    iso = F.regexp_replace(F.regexp_replace(iso, "z$", "Z"), r"([+-]\d\d)(\d\d)$", "$1:$2")
-    iso = F.regexp_replace(iso, "^(.{16})([Z+-])", "$1:00$2")
-    return F.date_trunc("millisecond", F.when(text.rlike(_TIMESTAMP), iso.try_cast("timestamp")))
+    """`timestamp`, to the millisecond as ingest keeps it; Spark's cast takes forms that `is_reading` does not."""
+    # Spark wants T, Z, a point, and seconds; what ingest takes beyond that is rare, and only then made to fit.
+    fitted = F.translate(F.upper(text), "_,", "T.")
+    fitted = F.regexp_replace(fitted, "^(.{16})([Z+-])", "$1:00$2")
+    return F.date_trunc("millisecond", F.coalesce(text.try_cast("timestamp"), fitted.try_cast("timestamp")))
 
 
 def is_reading() -> Column:
@@ -90,6 +91,7 @@ def is_reading() -> Column:
     amounts = [F.coalesce(F.abs(name) <= AMOUNT_LIMIT, F.lit(True)) for name in ("usage_kwh", "usage", "flow_rate")]
     checks = [
         F.col("device_id").rlike(DEVICE_ID_PATTERN.removesuffix("$") + r"\z"),
+        F.col("timestamp_text").rlike(_TIMESTAMP),
         F.col("timestamp") >= F.lit("2000-01-01T00:00:00Z").cast("timestamp"),
         F.col("timestamp") < F.lit("2100-01-01T00:00:00Z").cast("timestamp"),
         electricity | water,
@@ -121,7 +123,9 @@ def fault_messages(
         topic, key (device_id), value (a fault event as JSON, see metering/fault_event.py) and headers (event_id,
         severity, rules).
     """
-    faulty = with_registry(readings, meters).where(is_faulty(rules)).where(is_reading())
+    judged = with_registry(readings, meters).where(is_faulty(rules))
+    # Spark would check all readings before it joins the few faulty ones, unless the check asks something of the join.
+    faulty = judged.where(is_reading() | (F.col("interval_seconds") < 0))
     critical = F.exists("rules", lambda rule: rule["severity"] == str(Severity.CRITICAL))
     severity = F.when(critical, F.lit(str(Severity.CRITICAL))).otherwise(F.lit(str(Severity.WARNING)))
     events = (

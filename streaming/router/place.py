@@ -9,11 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kafka.structs import TopicPartition
-
 from metering.errors import MetersError
 from metering.settings import READINGS_TOPIC, Settings
-from streaming.kafka import kafka_errors, open_consumer
+from streaming.kafka import kafka_errors, open_consumer, partitions_of
 
 FAULTS_QUERY = "faults"
 AGGREGATES_QUERY = "aggregates"
@@ -109,10 +107,7 @@ class Place:
         with kafka_errors(settings):
             consumer = open_consumer(settings, group=None)
             try:
-                partitions = [
-                    TopicPartition(READINGS_TOPIC, number)
-                    for number in consumer.partitions_for_topic(READINGS_TOPIC) or set()
-                ]
+                partitions = partitions_of(consumer, READINGS_TOPIC)
                 first = {tp.partition: offset for tp, offset in consumer.beginning_offsets(partitions).items()}
                 end = {tp.partition: offset for tp, offset in consumer.end_offsets(partitions).items()}
             finally:

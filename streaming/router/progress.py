@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kafka.errors import KafkaError
-from kafka.structs import TopicPartition
 
 from metering.fault_event import parse_fault_event
 from metering.settings import READINGS_TOPIC, Settings
-from streaming.kafka import open_consumer
+from streaming.kafka import follow, open_consumer
 from streaming.router.place import FAULTS_QUERY
 
 LATENCIES_KEPT = 5_000
@@ -70,15 +69,7 @@ class FaultTail(threading.Thread):
         self._topics = settings.fault_topics
         # Any: pyright's stubs describe kafka-python 2.
         self._consumer: Any = open_consumer(settings, group=None)
-        partitions = [
-            TopicPartition(topic, number)
-            for topic in self._topics
-            for number in self._consumer.partitions_for_topic(topic) or set()
-        ]
-        self._consumer.assign(partitions)
-        self._consumer.seek_to_end(*partitions)
-        for partition in partitions:
-            self._consumer.position(partition)
+        follow(self._consumer, *settings.fault_topics)
 
     def run(self) -> None:
         """Follow until `stop`."""

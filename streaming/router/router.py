@@ -25,7 +25,7 @@ from metering.faults import faults, rules_in_force, with_registry
 from metering.registry import METER_SPARK_SCHEMA, METERS
 from metering.settings import ABNORMAL_TOPIC, READINGS_TOPIC, Settings
 from metering.store import connect, ensure_collections
-from streaming.kafka import ensure_topics, kafka_errors, open_consumer
+from streaming.kafka import ensure_topics, kafka_errors, open_consumer, partitions_of
 from streaming.router.aggregates import Aggregates, in_time
 from streaming.router.failures import died, first_line
 from streaming.router.heartbeat import Heartbeat
@@ -140,7 +140,7 @@ class Router:
         with kafka_errors(self._settings):
             consumer = open_consumer(self._settings, group=None)
             try:
-                return len(consumer.partitions_for_topic(READINGS_TOPIC) or ()) or self._settings.kafka_partitions
+                return len(partitions_of(consumer, READINGS_TOPIC)) or self._settings.kafka_partitions
             finally:
                 consumer.close()
 
@@ -289,9 +289,7 @@ class Router:
             progress.lag = self._lag(consumer, position, progress.rows_in)
 
     def _lag(self, consumer: Any, position: int | None, rows_in: int) -> int | None:
-        partitions = [
-            TopicPartition(READINGS_TOPIC, number) for number in consumer.partitions_for_topic(READINGS_TOPIC) or set()
-        ]
+        partitions = partitions_of(consumer, READINGS_TOPIC)
         end = sum(consumer.end_offsets(partitions).values())
         if self._began is None:  # asked before the first batch ends: from then on the checkpoint says another place
             self._began = self._began_at(consumer, partitions)
