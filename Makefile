@@ -1,5 +1,6 @@
 # Every target sets up first; that takes no time once it is done. ARGS go to the command:
 #   make test ARGS='-k kafka'
+# Tests mostly wait for servers: two processes, each with a stack of its own, take little more than half the time of one.
 .PHONY: setup demo test dev check bench
 .DEFAULT_GOAL := setup
 
@@ -10,7 +11,7 @@ demo: setup
 	@.venv/bin/meters demo $(ARGS)
 
 test: setup
-	.venv/bin/pytest $(ARGS)
+	.venv/bin/pytest -n 2 --dist loadfile $(ARGS)
 
 dev: setup
 	@.venv/bin/meters dev $(ARGS)
