@@ -1,26 +1,21 @@
 """Windows and latest readings: what is happening now, for dashboards and for telling silent meters.
 
-One micro-batch query, without state in Spark: each batch adds its part to the documents in MongoDB, and every document
-remembers which batch it was last changed by, so a batch that is repeated after a crash adds nothing.
+One micro-batch query, without state in Spark: each batch adds its part to the documents in MongoDB (windows.py).
 """
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pymongo import UpdateOne
-from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from metering.faults import FUTURE_TOLERANCE_SECONDS
 from metering.store import LATEST_READINGS, WINDOW_AGGREGATES
+from streaming.router.windows import Change, add_parts, keep_latest
 
 WINDOW_MINUTES = (1, 10, 60)
-WRITE_BATCH = 2_000
-DUPLICATE_KEY = 11000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -110,60 +105,15 @@ class Aggregates:
             rows = newest.collect()
         finally:
             readings.unpersist()
-        change = {"query": self.query_id(), "batch": batch, "expires_at": datetime.now(UTC) + self._keep}
-        _write(self._windows, [_add(part, change) for part in parts])
-        _write(self._latest, [_newer(row.asDict()) for row in rows])
+        change = Change(query=self.query_id(), batch=batch, expires_at=datetime.now(UTC) + self._keep)
+        add_parts(self._windows, [part.asDict() for part in parts], change)
+        newest_readings = [_reading(row.asDict()) for row in rows]
+        keep_latest(self._latest, newest_readings)
         self.late_readings += sum(part["late"] for part in parts if part["minutes"] == WINDOW_MINUTES[0])
-        self._newest = max([self._newest, *(_instant(row["timestamp"]) for row in rows)])
+        self._newest = max([self._newest, *(reading["timestamp"] for reading in newest_readings)])
 
 
-def _add(part: Any, change: dict[str, Any]) -> UpdateOne:
-    """Add a part to its window, unless `change` (query, batch, expires_at) has done so before."""
-    start = datetime.fromtimestamp(part["window_start"], UTC)
-    key = f"{part['minutes']}m|{start.isoformat(timespec='seconds').replace('+00:00', 'Z')}|{part['device_id']}"
-    # A document of another query is of a router that began anew, and reads everything again.
-    own = {"$eq": ["$query", change["query"]]}
-
-    def before(field: str, otherwise: Any) -> dict[str, Any]:
-        return {"$cond": [own, {"$ifNull": [f"${field}", otherwise]}, otherwise]}
-
-    fields = {
-        "device_id": {"$literal": part["device_id"]},
-        "meter_type": part["meter_type"],
-        "minutes": part["minutes"],
-        "window_start": start,
-        "window_end": start + timedelta(minutes=part["minutes"]),
-        "count": {"$add": [before("count", 0), part["count"]]},
-        "faulty": {"$add": [before("faulty", 0), part["faulty"]]},
-        "late": {"$add": [before("late", 0), part["late"]]},
-        "sum": {"$add": [before("sum", 0.0), part["total"]]},
-        "min": {"$min": [before("min", None), part["min"]]},
-        "max": {"$max": [before("max", None), part["max"]]},
-        **change,
-    }
-    mean = {"$cond": [{"$gt": ["$count", 0]}, {"$divide": ["$sum", "$count"]}, None]}
-    not_yet = {"$or": [{"query": {"$ne": change["query"]}}, {"batch": {"$lt": change["batch"]}}]}
-    return UpdateOne({"_id": key, **not_yet}, [{"$set": fields}, {"$set": {"mean": mean}}], upsert=True)
-
-
-def _newer(row: dict[str, Any]) -> UpdateOne:
-    device_id = row.pop("device_id")
-    document = {name: value for name, value in row.items() if value is not None}
-    document |= {"_id": device_id, "timestamp": _instant(row["timestamp"]), "received_at": _instant(row["received_at"])}
-    is_newer = {"$lt": [{"$ifNull": ["$timestamp", EPOCH]}, document["timestamp"]]}
-    replacement = {"$cond": [is_newer, {"$literal": document}, "$$ROOT"]}
-    return UpdateOne({"_id": device_id}, [{"$replaceWith": replacement}], upsert=True)
-
-
-def _instant(millis: int) -> datetime:
-    return datetime.fromtimestamp(millis / 1000, UTC)
-
-
-def _write(collection: Collection, operations: list[UpdateOne]) -> None:
-    for start in range(0, len(operations), WRITE_BATCH):
-        try:
-            collection.bulk_write(operations[start : start + WRITE_BATCH], ordered=False)
-        except BulkWriteError as error:
-            # The filter leaves out documents that this batch has changed already; upsert then finds them there.
-            if any(failure["code"] != DUPLICATE_KEY for failure in error.details["writeErrors"]):
-                raise
+def _reading(row: dict[str, Any]) -> dict[str, Any]:
+    for name in ("timestamp", "received_at"):
+        row[name] = datetime.fromtimestamp(row[name] / 1000, UTC)
+    return row
