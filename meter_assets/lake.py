@@ -1,7 +1,8 @@
 """The lake: Parquet under `<root>/<table>/day=YYYY-MM-DD/`, a Hive-partitioned data set, one folder a local day.
 
-A day is replaced whole: Spark writes into a staging folder beside the table, and only a finished folder is moved
-into place. What the rows mean is not known here.
+A day is replaced whole: Spark writes into a staging folder beside the table, and only a finished folder changes places
+with the one before, in one step: whoever lists a day sees the old files or the new ones. What the rows mean is not
+known here.
 """
 
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 
+from meter_assets.exchange import exchange
 from metering.errors import MetersError
 
 RAW_READINGS = "raw_readings"
@@ -53,11 +55,13 @@ class Lake:
             shutil.rmtree(staging, ignore_errors=True)
 
     def _replace(self, new: Path, old: Path) -> None:
-        if old.exists():
-            aside = new.parent / f"{new.name}.old"
-            new.parent.mkdir(parents=True, exist_ok=True)
-            old.rename(aside)
-        if new.exists():
+        if not new.exists():  # a day without rows has no folder
+            if old.exists():
+                new.parent.mkdir(parents=True, exist_ok=True)
+                old.rename(new)
+        elif old.exists():
+            exchange(new, old)
+        else:
             new.rename(old)
 
     def read(self, spark: SparkSession, table: str, schema: str, days: Sequence[date]) -> DataFrame:
