@@ -9,6 +9,8 @@ from pyspark.sql import functions as F
 from metering.faults import FaultRule, faults, with_registry
 from metering.registry import UNASSIGNED
 
+AMOUNT = "decimal(18,9)"
+
 Day = tuple[date, datetime, datetime]
 """A local day: its date, and its bounds [start, end) as instants."""
 
@@ -37,7 +39,7 @@ def is_healthy() -> Column:
 
 def amount() -> Column:
     """`decimal(18,9)`: the interval's usage in the meter type's unit (kWh or L), for sums that are exact."""
-    return F.coalesce("usage_kwh", "usage").cast("decimal(18,9)")
+    return F.coalesce("usage_kwh", "usage").cast(AMOUNT)
 
 
 def days_frame(spark: SparkSession, days: Sequence[Day]) -> DataFrame:
@@ -76,12 +78,14 @@ def device_days(readings: DataFrame, meters: DataFrame, days: DataFrame) -> Data
 
     Returns:
         day, device_id, meter_type, household_id, district, readings (healthy ones), faulty_readings,
-        amount (decimal(28,9), null without a healthy reading), expected_readings (0 for an unregistered meter).
+        amount and flow_rates (sums, decimal(28,9), null without a healthy reading), expected_readings (0 for an
+        unregistered meter).
     """
     reported = readings.groupBy("day", "device_id", "meter_type").agg(
         F.count_if(is_healthy()).alias("readings"),
         F.count_if(~is_healthy()).alias("faulty_readings"),
         F.sum(F.when(is_healthy(), amount())).alias("amount"),
+        F.sum(F.when(is_healthy(), F.col("flow_rate").cast(AMOUNT))).alias("flow_rates"),
     )
     placed = meters.select(
         F.col("_id").alias("device_id"), F.col("household_id").alias("home"), F.col("district").alias("area")
@@ -97,6 +101,7 @@ def device_days(readings: DataFrame, meters: DataFrame, days: DataFrame) -> Data
         F.coalesce("readings", F.lit(0)).alias("readings"),
         F.coalesce("faulty_readings", F.lit(0)).alias("faulty_readings"),
         "amount",
+        "flow_rates",
         F.coalesce("expected_readings", F.lit(0)).alias("expected_readings"),
     )
 
