@@ -249,5 +249,5 @@ def _live_line(database: Any) -> str:
     if heartbeat.get("state") != "running":
         return f"{stored}; Dagster is starting the router"
     latency = heartbeat["latency_p50_ms"]
-    took = "" if latency is None else f", {latency:.0f} ms after their readings at the median"
+    took = "" if latency is None else f", median {latency:,.0f} ms"
     return f"{stored}; {heartbeat['faults_out']:,} faults routed{took}"

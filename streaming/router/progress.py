@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from kafka.errors import KafkaError
@@ -34,7 +35,8 @@ class Progress:
         lag: messages of iot-meter that the fault query has not read yet; None while unknown.
         rows_per_second: since the report before.
         latency_p50_ms: of the last minute's faults, from the reading's arrival at the broker to its fault's; None
-            without a fault. Also latency_p99_ms and latency_max_ms.
+            without a fault. Also latency_p99_ms and latency_max_ms. What arrived before the router worked has waited
+            for it, and is left out.
         late_rows: readings older than the watermark when they came.
         gap: readings that were given up with --accept-gap.
         batches: batches that the fault query has finished.
@@ -66,7 +68,7 @@ class FaultTail(threading.Thread):
         self._stop_event = threading.Event()
         self._latencies: deque[tuple[float, float]] = deque(maxlen=LATENCIES_KEPT)
         self.faults = 0
-        self._topics = settings.fault_topics
+        self.since: datetime | None = None
         # Any: pyright's stubs describe kafka-python 2.
         self._consumer: Any = open_consumer(settings, group=None)
         follow(self._consumer, *settings.fault_topics)
@@ -91,7 +93,13 @@ class FaultTail(threading.Thread):
             arrived = parse_fault_event(record.value).received_at
         except ValueError:
             return
+        if self.since is None or arrived < self.since:
+            return
         self._latencies.append((now, record.timestamp - arrived.timestamp() * 1000))
+
+    def begin(self) -> None:
+        """Measure from now on: the router works."""
+        self.since = self.since or datetime.now(UTC)
 
     def percentiles(self) -> tuple[float, float, float] | None:
         """p50, p99 and maximum of the last minute, in milliseconds."""
