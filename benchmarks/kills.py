@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from benchmarks.measure import Bench, Result, median
+from benchmarks.routing import fresh
 from local_stack.dagster import Dagster
 from metering.city import make_city
 from metering.errors import MetersError
@@ -36,8 +37,7 @@ POLL_SECONDS = 0.1
 
 def kills(bench: Bench) -> list[Result]:
     """Kill at random moments; every fault that was sent must be stored once, and no other."""
-    place = {"router_checkpoint": str(bench.settings.home / "kills")}
-    settings = bench.database("bench_kills").model_copy(update=place)
+    settings = fresh(bench, "kills")
     routers, brokers = max(1, bench.size(ROUTER_KILLS)), max(1, bench.size(BROKER_KILLS))
     chance = random.Random(1)  # noqa: S311 - moments, no secret
     load = _Load(settings)
