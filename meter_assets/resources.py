@@ -20,7 +20,7 @@ from metering.errors import MetersError
 from metering.reading import SPARK_SCHEMA, reading_id_range
 from metering.registry import METER_SPARK_SCHEMA, METERS
 from metering.settings import Settings, load_settings
-from metering.store import READINGS, connect, ensure_collections
+from metering.store import READINGS, connect, ensure_collections, keep_timezone
 
 SPARK_CONNECT_PORT = 15002
 ANSWER_WITHIN_SECONDS = 10
@@ -111,12 +111,22 @@ def pyspark_resource(settings: Settings) -> SparkResource:
 class MongoResource(dg.ConfigurableResource):
     """MongoDB of the settings in force; the URI stays out of run configuration, because it may hold a password."""
 
+    _is_prepared: bool = PrivateAttr(default=False)
+
     @contextmanager
     def database(self) -> Iterator[Database]:
-        """A connected database with its collections in place, closed afterwards."""
-        database = connect(load_settings())
+        """A connected database with its collections in place, closed afterwards.
+
+        Raises:
+            MetersError: MongoDB is away, or its days are those of another time zone.
+        """
+        settings = load_settings()
+        database = connect(settings)
         try:
-            ensure_collections(database)
+            if not self._is_prepared:  # once a run, not once an asset
+                ensure_collections(database)
+                keep_timezone(database, settings.timezone)
+                self._is_prepared = True
             yield database
         finally:
             database.client.close()

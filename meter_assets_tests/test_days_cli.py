@@ -13,6 +13,7 @@ from local_stack import LocalStack
 from meter_assets_tests.csv_oracle import FILES, DayTotals, expected_days
 from meter_assets_tests.support import meters
 from metering.settings import Settings
+from metering.store import DAILY_AVERAGES, connect, keep_timezone
 from streaming.csv_layout import PRESETS
 
 DERIVED = ("daily_averages", "daily_consumption", "abnormal_device_summary")
@@ -142,6 +143,19 @@ def test_backfill_without_mongodb_is_one_line(settings):
     assert result.returncode == 1
     assert "MongoDB does not answer at 127.0.0.1:1" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_another_time_zone_for_stored_days_is_refused(stack, database):
+    mongo = connect(database)
+    keep_timezone(mongo, "Europe/Madrid")
+    result = meters(database, "backfill", "2020-01-01", METERS_TIMEZONE="Asia/Ho_Chi_Minh")
+    assert result.returncode == 1
+    assert "local days of Europe/Madrid" in result.stderr
+    assert "METERS_TIMEZONE=Asia/Ho_Chi_Minh" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not list(mongo[DAILY_AVERAGES].find())
+    keep_timezone(mongo, "Europe/Madrid")  # says the same again: nothing to refuse
+    mongo.client.close()
 
 
 def test_backfill_without_spark_is_one_line_at_once(stack, database):

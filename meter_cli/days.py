@@ -12,7 +12,7 @@ import typer
 from meter_cli.console import err, out, print_json
 from metering.errors import MetersError
 from metering.settings import Settings, load_settings
-from metering.store import connect
+from metering.store import connect, keep_timezone
 
 
 def backfill(
@@ -41,7 +41,7 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
         run_id, first, last, days, seconds and seconds_by_asset.
 
     Raises:
-        MetersError: a day is no partition, MongoDB is away, or a step failed.
+        MetersError: a day is no partition, MongoDB is away or holds days of another time zone, or a step failed.
     """
     from local_stack.dagster import dagster_environment
 
@@ -53,7 +53,11 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
     from meter_assets.partitions import LOCAL_DAYS
 
     _require_partitions(first, last, LOCAL_DAYS)
-    connect(settings).client.close()
+    database = connect(settings)
+    try:
+        keep_timezone(database, settings.timezone)
+    finally:
+        database.client.close()
     tags = {
         "dagster/asset_partition_range_start": first.isoformat(),
         "dagster/asset_partition_range_end": last.isoformat(),

@@ -5,7 +5,7 @@ Who reads or writes what lives with the readers and writers; this module only sa
 
 from typing import Any
 
-from pymongo import MongoClient
+from pymongo import MongoClient, ReturnDocument
 from pymongo.database import Database
 from pymongo.errors import CollectionInvalid, ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
@@ -24,6 +24,7 @@ HEARTBEATS = "heartbeats"
 FAULT_EPISODES = "fault_episodes"
 ALERTS = "alerts"
 ALERT_CHANNELS = "alert_channels"
+INSTALLATION = "installation"
 DAILY_AVERAGES = "daily_averages"
 ABNORMAL_DEVICE_SUMMARY = "abnormal_device_summary"
 DAILY_CONSUMPTION = "daily_consumption"
@@ -61,6 +62,7 @@ _COLLECTIONS: dict[str, dict[str, Any]] = {
     FAULT_EPISODES: {},
     ALERTS: {},
     ALERT_CHANNELS: {},
+    INSTALLATION: {},
     DAILY_AVERAGES: {},
     ABNORMAL_DEVICE_SUMMARY: {},
     DAILY_CONSUMPTION: {},
@@ -121,6 +123,23 @@ def mongo_unavailable(settings: Settings, error: PyMongoError) -> MetersError:
     return MetersError(
         f"MongoDB does not answer at {address}", fix="Start the local stack with `meters up` or set METERS_MONGO_URI"
     )
+
+
+def keep_timezone(database: Database, timezone: str) -> None:
+    """Note which zone's local days the database holds, or see that they are still of that zone.
+
+    Raises:
+        MetersError: they are of another one.
+    """
+    kept: Any = database[INSTALLATION].find_one_and_update(
+        {"_id": "timezone"}, {"$setOnInsert": {"name": timezone}}, upsert=True, return_document=ReturnDocument.AFTER
+    )
+    if kept["name"] != timezone:
+        raise MetersError(
+            f"MongoDB's {database.name} holds local days of {kept['name']}; METERS_TIMEZONE={timezone} would change "
+            "what they mean",
+            fix=f"Set METERS_TIMEZONE={kept['name']}, or begin anew: another METERS_MONGO_DATABASE and METERS_LAKE",
+        )
 
 
 def ensure_collections(database: Database) -> None:
