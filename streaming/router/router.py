@@ -280,8 +280,7 @@ class Router:
         progress.rows_in = max(before, rows_in)  # between a batch's end and its report, its rows are in neither
         progress.batches, progress.pause_ms = rows.batches, rows.pause_ms
         progress.rows_per_second = round((progress.rows_in - before) / max(seconds, 0.001), 1)
-        if progress.rows_in or progress.lag == 0:
-            tail.begin()
+        tail.begin()
         progress.faults_out = tail.faults
         progress.late_rows = aggregates.late_readings
         percentiles = tail.percentiles()
