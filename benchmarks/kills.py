@@ -27,8 +27,9 @@ from streaming.simulation_options import SimulationOptions
 ROUTER_KILLS, BROKER_KILLS = 10, 2
 HOUSEHOLDS = 20
 FIRST_DAY = date(2015, 1, 1)
-SETTLED_SECONDS = 60
-"""A router that falls sooner counts as one that cannot stay up, and the sensor takes its time with the next."""
+SETTLED_SECONDS = 45
+"""A run that ends within a minute counts as one that cannot stay up, and the sensor takes its time with the next; the
+router is up some 20 s after its run began."""
 
 START_WITHIN_SECONDS = 240
 STORED_WITHIN_SECONDS = 300
@@ -44,6 +45,7 @@ def kills(bench: Bench) -> list[Result]:
     dagster = Dagster(settings)
     dagster.launch()
     seconds: list[float] = []
+    fallen = 0
     try:
         dagster.wait_ready()
         pid = _wait_running(settings, but=None)
@@ -55,10 +57,14 @@ def kills(bench: Bench) -> list[Result]:
                 bench.stack.start_service("kafka")
                 bench.report("routing-kills: the broker was killed, and is back")
                 time.sleep(chance.random() * 10)
-                pid = _wait_running(settings, but=None)
-            os.kill(pid, signal.SIGKILL)
+            standing = _wait_running(settings, but=None)
+            if standing != pid:
+                fallen += 1
+                bench.report("routing-kills: the router fell by itself, and was replaced")
+            with suppress(ProcessLookupError):  # it fell this very moment
+                os.kill(standing, signal.SIGKILL)
             killed_at = time.monotonic()
-            pid = _wait_running(settings, but=pid)
+            pid = _wait_running(settings, but=standing)
             seconds.append(time.monotonic() - killed_at)
             bench.report(f"routing-kills: routing again {seconds[-1]:.1f} s after kill {number + 1}")
         load.stop()
@@ -71,12 +77,12 @@ def kills(bench: Bench) -> list[Result]:
             name="routing: kills",
             what=f"{routers} kills of the router, {brokers} of the broker, {load.messages:,} messages: of "
             f"{len(load.faults):,} faults {missing} missing, {foreign} too many, {stored - foreign:,} stored; routing "
-            f"again after {median(seconds):.1f} s, at most {max(seconds):.1f} s",
+            f"again after {median(seconds):.1f} s, at most {max(seconds):.1f} s; it fell {fallen} times by itself",
             baseline="goal: 30 s by the sensor",
             ratio=max(seconds) / 30,
             goal=1,
             at_least=False,
-            details={"seconds": seconds, "missing": missing, "foreign": foreign, "faults": len(load.faults)},
+            details={"seconds": seconds, "fallen": fallen, "missing": missing, "foreign": foreign},
         )
     ]
 
