@@ -144,6 +144,9 @@ def test_killed_under_load_with_the_broker_it_loses_and_repeats_nothing(city: Ci
     with city.router("--no-aggregates") as router:
         router.wait_running()
         own_stack.kill("kafka")
+        killed_at = datetime.now(UTC)
+        # A client that waits for the broker must not keep the router from saying that it lives.
+        wait_for(lambda: router.heartbeat()["at"] > killed_at + timedelta(seconds=8), 12, "heartbeats go on")
         own_stack.start_service("kafka")
         city.send(until="2024-05-22")
         city.wait_exactly_the_injected()

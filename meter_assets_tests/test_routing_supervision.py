@@ -143,7 +143,13 @@ def test_the_sensor_starts_a_router_whose_figures_are_plotted(routing: Routing):
     )[0]
     assert read["rows_per_second"] >= 0
     assert {"rows_in", "rows_per_second", "late_rows", "gap"} <= set(read)
-    routed = wait_for(lambda: [each for each in routing.figures("iot_abnormal_topic") if each["faults_out"]], 90)[0]
+    with_latency = wait_for(
+        lambda: [each for each in routing.figures("iot_abnormal_topic") if "latency_p50_ms" in each],
+        90,
+        "latencies are observed",
+    )
+    routed = with_latency[0]
+    assert routed["faults_out"]
     assert 0 <= routed["latency_p50_ms"] <= routed["latency_p99_ms"] <= routed["latency_max_ms"]
     assert any("readings in" in event.get("message", "") for event in routing.log(beat["run_id"]))
     wait_for(lambda: "is routing" in " ".join(routing.ticks()[:2]), 30, "the tick says how it goes")

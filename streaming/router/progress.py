@@ -13,7 +13,7 @@ from kafka.errors import KafkaError
 
 from metering.fault_event import parse_fault_event
 from metering.settings import READINGS_TOPIC, Settings
-from streaming.kafka import follow, open_consumer
+from streaming.kafka import follow, open_consumer, partitions_of
 from streaming.router.place import FAULTS_QUERY
 
 LATENCIES_KEPT = 5_000
@@ -23,6 +23,7 @@ LATENCY_SECONDS = 60
 """How long a latency counts among the last ones."""
 
 POLL_SECONDS = 0.5
+END_SECONDS = 1
 
 
 @dataclass
@@ -61,7 +62,11 @@ class Progress:
 
 
 class FaultTail(threading.Thread):
-    """Follows the fault topics from their end on: counts faults, and how long each was under way."""
+    """Follows the fault topics from their end on: counts faults, and how long each was under way.
+
+    It also asks where the readings end. A broker that is away makes a client wait, and only this thread may: the
+    heartbeat goes on.
+    """
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(name="fault-tail", daemon=True)
@@ -69,15 +74,21 @@ class FaultTail(threading.Thread):
         self._latencies: deque[tuple[float, float]] = deque(maxlen=LATENCIES_KEPT)
         self.faults = 0
         self.since: datetime | None = None
+        self.readings_end: int | None = None
         # Any: pyright's stubs describe kafka-python 2.
         self._consumer: Any = open_consumer(settings, group=None)
         follow(self._consumer, *settings.fault_topics)
 
     def run(self) -> None:
         """Follow until `stop`."""
+        asked_at = 0.0
         while not self._stop_event.is_set():
             try:
                 polled = self._consumer.poll(timeout_ms=int(POLL_SECONDS * 1000))
+                if time.monotonic() - asked_at > END_SECONDS:
+                    asked_at = time.monotonic()
+                    ends = self._consumer.end_offsets(partitions_of(self._consumer, READINGS_TOPIC))
+                    self.readings_end = sum(ends.values())
             except KafkaError:  # the queries say what is wrong with Kafka
                 self._stop_event.wait(POLL_SECONDS)
                 continue

@@ -13,7 +13,6 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from kafka.structs import TopicPartition
 from py4j.protocol import Py4JError
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
@@ -71,7 +70,7 @@ class Router:
         self._run_id = run_id
         self._stop = threading.Event()
         self._begin = "earliest"
-        self._began: int | None = None
+        self._began = 0
         self.progress = Progress()
 
     def stop(self) -> None:
@@ -159,6 +158,7 @@ class Router:
             keep=timedelta(days=self._settings.window_days),
             late_seconds=self._settings.late_seconds,
         )
+        self._began = self._began_at(place)
         try:
             queries = [self._start_faults(spark, place)]
             if self._with_aggregates:
@@ -242,7 +242,6 @@ class Router:
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         """Report until `stop`; raises when a query dies or stands still."""
-        consumer: Any = open_consumer(self._settings, group=None)
         moved_at = reported_at = time.monotonic()
         try:
             while not self._stop.wait(HEARTBEAT_SECONDS):
@@ -251,7 +250,7 @@ class Router:
                         raise died(query.name, query.exception())
                 before = self.progress.rows_in
                 now = time.monotonic()
-                self._measure(rows, consumer, tail, aggregates, seconds=now - reported_at)
+                self._measure(rows, tail, aggregates, seconds=now - reported_at)
                 reported_at = now
                 if self.progress.rows_in != before or not self.progress.lag:
                     moved_at = now
@@ -268,12 +267,8 @@ class Router:
             raise MetersError(f"Spark gave up: {first_line(error)}", fix="Start the router again") from error
         except (Py4JError, OSError) as error:
             raise MetersError("The router's Spark process has died", fix="Start the router again") from error
-        finally:
-            consumer.close()
 
-    def _measure(
-        self, rows: QueryRows, consumer: Any, tail: FaultTail, aggregates: Aggregates, *, seconds: float
-    ) -> None:
+    def _measure(self, rows: QueryRows, tail: FaultTail, aggregates: Aggregates, *, seconds: float) -> None:
         progress = self.progress
         before = progress.rows_in
         rows_in, position = rows.update()
@@ -286,20 +281,19 @@ class Router:
         percentiles = tail.percentiles()
         numbers = [round(number, 1) for number in percentiles] if percentiles else [None] * 3
         progress.latency_p50_ms, progress.latency_p99_ms, progress.latency_max_ms = numbers
-        with suppress(Exception):  # Kafka away: the queries say so if it stays away
-            progress.lag = self._lag(consumer, position, progress.rows_in)
+        if tail.readings_end is not None:
+            read = self._began + progress.rows_in if position is None else position
+            progress.lag = max(0, tail.readings_end - read)
 
-    def _lag(self, consumer: Any, position: int | None, rows_in: int) -> int | None:
-        partitions = partitions_of(consumer, READINGS_TOPIC)
-        end = sum(consumer.end_offsets(partitions).values())
-        if self._began is None:  # asked before the first batch ends: from then on the checkpoint says another place
-            self._began = self._began_at(consumer, partitions)
-        return max(0, end - (self._began + rows_in if position is None else position))
-
-    def _began_at(self, consumer: Any, partitions: list[TopicPartition]) -> int:
-        """Sum of the offsets that the fault query began with."""
-        if saved := Place(self._settings.router_place).saved_offsets(FAULTS_QUERY):
+    def _began_at(self, place: Place) -> int:
+        """Sum of the offsets that the fault query begins with."""
+        if saved := place.saved_offsets(FAULTS_QUERY):
             return sum(saved.values())
         if self._begin != "earliest":
             return sum(json.loads(self._begin)[READINGS_TOPIC].values())
-        return sum(consumer.beginning_offsets(partitions).values())
+        with kafka_errors(self._settings):
+            consumer = open_consumer(self._settings, group=None)
+            try:
+                return sum(consumer.beginning_offsets(partitions_of(consumer, READINGS_TOPIC)).values())
+            finally:
+                consumer.close()
