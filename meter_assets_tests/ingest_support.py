@@ -19,6 +19,7 @@ from kafka.admin import (
     MemberToRemove,  # pyright: ignore[reportAttributeAccessIssue] (its stubs are of kafka-python 2)
 )
 
+import streaming.ingest
 from meter_assets_tests.support import read_topic
 from metering.reading import encode_message
 from metering.settings import Settings
@@ -92,7 +93,8 @@ class Pipe:
 
         Args:
             until_caught_up: as for `Ingest.run`.
-            die_instead_of: a method of its Kafka producer, in whose place the process kills itself.
+            die_instead_of: a method of its Kafka producer, or a function of streaming.ingest, in whose place the
+                process kills itself.
         """
         process = subprocess.Popen(
             [
@@ -202,7 +204,8 @@ def main(
 ) -> None:
     """The process of a Member."""
     if die_instead_of:
-        setattr(KafkaProducer, die_instead_of, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        owner = KafkaProducer if hasattr(KafkaProducer, die_instead_of) else streaming.ingest
+        setattr(owner, die_instead_of, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     feed = replace(READINGS_FEED, topics=(topic,), group=group)
     ingest = Ingest(Settings.model_validate_json(settings), feed=feed, dead_letters_topic=dead_letters_topic)
     signal.signal(signal.SIGTERM, lambda *_: ingest.stop())

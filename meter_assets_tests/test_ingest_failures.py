@@ -224,7 +224,7 @@ def test_sigterm_while_mongodb_is_away_ends_it_with_nothing_committed(pipe: Pipe
 
     assert pipe.committed() == 0
     if member.process.returncode:
-        assert "MetersError: MongoDB does not answer" in errors.splitlines()[-1]
+        assert "ServiceAwayError: MongoDB does not answer" in errors.splitlines()[-1]
     stack.start_service("mongo")
     pipe.check_conservation(pipe.ingest())
 

@@ -13,3 +13,7 @@ class MetersError(Exception):
         super().__init__(f"{message}. {fix}" if fix else message)
         self.message = message
         self.fix = fix
+
+
+class ServiceAwayError(MetersError):
+    """A service does not answer: the same work may well succeed later."""

@@ -10,7 +10,7 @@ from pymongo.database import Database
 from pymongo.errors import CollectionInvalid, ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from metering.errors import MetersError
+from metering.errors import MetersError, ServiceAwayError
 from metering.fault_event import FAULT_DOCUMENT_SCHEMA
 from metering.reading import DOCUMENT_SCHEMA
 from metering.registry import METERS
@@ -25,6 +25,9 @@ FAULT_EPISODES = "fault_episodes"
 ALERTS = "alerts"
 ALERT_CHANNELS = "alert_channels"
 INSTALLATION = "installation"
+LOCAL_DAYS = "local_days"
+REVISIONS = "revisions"
+RAW_READINGS = "raw_readings"
 DAILY_AVERAGES = "daily_averages"
 ABNORMAL_DEVICE_SUMMARY = "abnormal_device_summary"
 DAILY_CONSUMPTION = "daily_consumption"
@@ -63,6 +66,8 @@ _COLLECTIONS: dict[str, dict[str, Any]] = {
     ALERTS: {},
     ALERT_CHANNELS: {},
     INSTALLATION: {},
+    LOCAL_DAYS: {},
+    REVISIONS: {},
     DAILY_AVERAGES: {},
     ABNORMAL_DEVICE_SUMMARY: {},
     DAILY_CONSUMPTION: {},
@@ -78,6 +83,7 @@ _INDEXES: dict[str, list[list[tuple[str, int]]]] = {
         [("kind", 1), ("ended_at", 1)],
         *([(f"channels.{channel}.state", 1), ("created_at", 1)] for channel in CHANNELS),
     ],
+    REVISIONS: [[("collection", 1), ("calculation_date", 1)]],
     DAILY_AVERAGES: [[("calculation_date", 1)]],
     ABNORMAL_DEVICE_SUMMARY: [[("calculation_date", 1)], [("device_id", 1), ("calculation_date", 1)]],
     DAILY_CONSUMPTION: [[("calculation_date", 1)], [("level", 1), ("key", 1), ("calculation_date", 1)]],
@@ -120,7 +126,7 @@ def mongo_unavailable(settings: Settings, error: PyMongoError) -> MetersError:
             f"MongoDB at {address} refused: {(error.details or {}).get('errmsg', error)}",
             fix="Check the user, password and rights in METERS_MONGO_URI",
         )
-    return MetersError(
+    return ServiceAwayError(
         f"MongoDB does not answer at {address}", fix="Start the local stack with `meters up` or set METERS_MONGO_URI"
     )
 

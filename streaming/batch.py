@@ -35,6 +35,7 @@ class Feed:
             gives it.
         max_bytes: longer messages are refused unread.
         conflicts: is a second message with the same identity and another payload refused? Otherwise a duplicate.
+        makes_days: are its documents what days are computed from?
     """
 
     topics: tuple[str, ...]
@@ -44,6 +45,7 @@ class Feed:
     stamp: tuple[str, Callable[[Any], datetime]]
     max_bytes: int = MAX_MESSAGE_BYTES
     conflicts: bool = True
+    makes_days: bool = False
 
 
 def _arrival(record: Any) -> datetime:
@@ -67,6 +69,7 @@ READINGS_FEED = Feed(
     group="meters-ingest",
     parse=lambda message: to_document(parse_reading(message)),
     stamp=("received_at", _arrival),
+    makes_days=True,
 )
 
 
@@ -120,6 +123,8 @@ class Batch:
     def __init__(self, feed: Feed, records: Sequence[Any]) -> None:
         self.counts = Counts(messages=len(records))
         self.letters: list[DeadLetter] = []
+        self.touched: set[datetime] = set()
+        """Timestamps of the documents that were stored, by this or an earlier attempt."""
         self._feed = feed
         # The first reading of each identity, and what else claims to be it; all with the message each came from.
         self._firsts: dict[str, tuple[dict[str, Any], Any]] = {}
@@ -172,6 +177,8 @@ class Batch:
         kept = self._stored_before(collection, documents, failures)
         counts = self.counts
         counts.stored += len(documents) - len(failures)
+        failed = {failure["index"] for failure in failures}
+        self.touched.update(each["timestamp"] for index, each in enumerate(documents) if index not in failed)
         refused: dict[str, str] = {}
         for failure in failures:
             document, record = self._firsts[documents[failure["index"]]["_id"]]
@@ -180,6 +187,7 @@ class Batch:
                 self._refuse_by_database(record, refused[document["_id"]])
             elif self._attempts > 1 and kept[document["_id"]] == document:
                 counts.stored += 1  # by an earlier attempt at this batch
+                self.touched.add(document["timestamp"])
             else:
                 self._judge(document, record, kept[document["_id"]])
         for document, record in self._repeats:
@@ -198,6 +206,8 @@ class Batch:
 
     def _judge(self, document: dict[str, Any], record: Any, kept: dict[str, Any]) -> None:
         stamp, _ = self._feed.stamp
+        if kept == document:  # the very message, read again: who stored it may have died before saying so
+            self.touched.add(document["timestamp"])
         if not self._feed.conflicts or {**kept, stamp: None} == {**document, stamp: None}:
             self.counts.duplicates += 1
         else:

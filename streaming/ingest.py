@@ -9,16 +9,18 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pymongo
 from kafka.errors import CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError
 from kafka.structs import OffsetAndMetadata, TopicPartition
-from pymongo.collection import Collection
+from pymongo.database import Database
 from pymongo.errors import AutoReconnect, PyMongoError
 
+from metering.local_days import touch_days
 from metering.settings import DEAD_LETTERS_TOPIC, Settings
-from metering.store import connect, ensure_collections, mongo_unavailable
+from metering.store import connect, ensure_collections, keep_timezone, mongo_unavailable
 from streaming.batch import READINGS_FEED, Batch, Counts, Feed
 from streaming.dead_letters import DeadLetterTransactions, ensure_dead_letters_topic
 from streaming.kafka import ensure_topics, kafka_errors, open_consumer, partitions_of
@@ -67,13 +69,14 @@ class Ingest:
             on_progress: called after each batch with the counts so far and the backlog at the start.
 
         Raises:
-            MetersError: Kafka or MongoDB is away; whatever is not committed is read again next time.
+            MetersError: Kafka or MongoDB is away, or holds days of another time zone; whatever is not committed is read
+                again next time.
         """
         database = connect(self._settings)
         ensure_collections(database)
+        keep_timezone(database, self._settings.timezone)
         ensure_topics(self._settings, *self._feed.topics)
         ensure_dead_letters_topic(self._settings, self._dead_letters_topic)
-        collection = database[self._feed.collection]
         # Any: pyright's stubs describe kafka-python 2.
         self._consumer: Any = open_consumer(self._settings, group=self._feed.group, max_poll_records=POLL_MESSAGES)
         try:
@@ -83,7 +86,7 @@ class Ingest:
                 self._consumer.subscribe(list(self._feed.topics))
                 while not self._stop.is_set():
                     polled = self._consumer.poll(timeout_ms=int(POLL_SECONDS * 1000))
-                    if polled and not self._commit(polled, self._store(writer, collection, polled)):
+                    if polled and not self._commit(polled, self._store(writer, database, polled)):
                         self._rewind()
                     if on_progress:
                         on_progress(self.counts, backlog)
@@ -107,7 +110,7 @@ class Ingest:
         left = (end - max(self._consumer.committed(tp) or 0, first[tp]) for tp, end in goal.items())
         return sum(max(0, messages) for messages in left)
 
-    def _store(self, writer: Executor, collection: Collection, polled: Polled) -> list[Batch]:
+    def _store(self, writer: Executor, database: Database, polled: Polled) -> list[Batch]:
         records = [record for of_partition in polled.values() for record in of_partition]
         stored: list[Batch] = []
         writing: Future[Batch] | None = None
@@ -116,17 +119,26 @@ class Ingest:
             # Never more than one with the writer: when one fails, none waits behind it to fail as slowly.
             if writing:
                 stored.append(writing.result())
-            writing = writer.submit(self._store_patiently, collection, batch)
+            writing = writer.submit(self._store_batch, database, batch)
         if writing:
             stored.append(writing.result())
         return stored
 
-    def _store_patiently(self, collection: Collection, batch: Batch) -> Batch:
+    def _store_batch(self, database: Database, batch: Batch) -> Batch:
+        self._patiently(lambda: batch.store(database[self._feed.collection]))
+        if self._feed.makes_days and batch.touched:
+            # After the readings are acknowledged: who reads the count before them finds it grown. Who dies in between
+            # has not committed, and the same messages, read again, touch the same days.
+            days = {instant.astimezone(self._settings.zone).date() for instant in batch.touched}
+            self._patiently(lambda: touch_days(database, days, datetime.now(UTC)))
+        return batch
+
+    def _patiently(self, write: Callable[[], None]) -> None:
         give_up_at = time.monotonic() + MONGO_AWAY_SECONDS
         while True:
             try:
-                batch.store(collection)
-                return batch
+                write()
+                return
             except AutoReconnect as error:
                 if time.monotonic() > give_up_at or self._stop.is_set():
                     raise mongo_unavailable(self._settings, error) from error

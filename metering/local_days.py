@@ -1,0 +1,155 @@
+"""What the platform knows of each local day: `iot.local_days`, one document a day, `_id` its ISO date.
+
+Ingest counts here how often it has changed a day's readings; whoever computes the day notes which count it has seen. A
+day whose readings have changed since is *late*: no clock is compared with another one.
+
+    {_id: "2016-10-30", changes: 7, changed_at: ..., runs: 3,
+     assets: {daily_averages: {run: 3, changes: 6, at: ..., run_id: ..., first_at: ..., rules: {...}}, ...}}
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from pymongo import ReturnDocument, UpdateOne
+from pymongo.client_session import ClientSession
+from pymongo.database import Database
+
+from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION, LOCAL_DAYS, RAW_READINGS
+
+DAILY_ASSETS = (RAW_READINGS, DAILY_AVERAGES, ABNORMAL_DEVICE_SUMMARY, DAILY_CONSUMPTION)
+
+
+@dataclass(frozen=True)
+class InForce:
+    """What is in force of one asset's day.
+
+    Args:
+        run: number of the run that computed it, among the runs that worked on the day; 0 before the first.
+        changes: how many changes of the day's readings it has seen.
+        rules: versions of the fault rules that it was computed with, by id.
+        first_at: since when the day has figures at all.
+    """
+
+    run: int = 0
+    changes: int = 0
+    rules: Mapping[str, int] | None = None
+    first_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class LocalDay:
+    """A day's document as it was read.
+
+    Args:
+        changes: how often ingest has changed the day's readings.
+        run: number of the run that has just begun to work on it, or of the last one.
+        assets: what is in force, by asset.
+    """
+
+    day: date
+    changes: int
+    changed_at: datetime | None
+    run: int
+    assets: Mapping[str, InForce]
+
+    def in_force(self, asset: str) -> InForce:
+        """What is in force of that asset."""
+        return self.assets.get(asset, InForce())
+
+    @property
+    def published_at(self) -> datetime | None:
+        """Since when the day has had figures; None for a day that was never computed."""
+        return min((each.first_at for each in self.assets.values() if each.first_at), default=None)
+
+    @property
+    def is_late(self) -> bool:
+        """Have readings come since some asset of it was computed?"""
+        return any(each.changes < self.changes for each in self.assets.values())
+
+    def awaits_decision(self, horizon_days: int, now: datetime) -> bool:
+        """Is it late, with figures that have stood for longer than the horizon? Then a person decides."""
+        return self.is_late and self.published_at is not None and now - self.published_at > timedelta(days=horizon_days)
+
+
+def touch_days(database: Database, days: Iterable[date], at: datetime) -> None:
+    """Count one more change of each of those days' readings; call it after the readings are acknowledged."""
+    touched = {"$inc": {"changes": 1}, "$set": {"changed_at": at}}
+    database[LOCAL_DAYS].bulk_write([UpdateOne({"_id": str(day)}, touched, upsert=True) for day in days], ordered=False)
+
+
+def begin_days(database: Database, days: Iterable[date]) -> dict[date, LocalDay]:
+    """Begin a run's work on days: it gets a number on each, above those of all runs that began before."""
+    return {day: _begin_day(database, day) for day in days}
+
+
+def _begin_day(database: Database, day: date) -> LocalDay:
+    begun: Any = database[LOCAL_DAYS].find_one_and_update(
+        {"_id": str(day)}, {"$inc": {"runs": 1}}, upsert=True, return_document=ReturnDocument.AFTER
+    )
+    return _local_day(begun)
+
+
+def read_day(database: Database, day: date, session: ClientSession | None = None) -> LocalDay:
+    """The day as it stands."""
+    return _local_day(database[LOCAL_DAYS].find_one({"_id": str(day)}, session=session) or {"_id": str(day)})
+
+
+def put_in_force(
+    database: Database,
+    asset: str,
+    begun: LocalDay,
+    *,
+    changes: int,
+    rules: Mapping[str, int],
+    run_id: str,
+    at: datetime,
+    session: ClientSession | None = None,
+) -> None:
+    """Note that the run `begun` has put its work on `asset` in force."""
+    place = f"assets.{asset}"
+    noted = {"run": begun.run, "changes": changes, "rules": dict(rules), "run_id": run_id, "at": at}
+    database[LOCAL_DAYS].update_one(
+        {"_id": str(begun.day)},
+        {"$set": {f"{place}.{name}": value for name, value in noted.items()}, "$min": {f"{place}.first_at": at}},
+        session=session,
+    )
+
+
+def finished_days(database: Database, days: Iterable[date], assets: Iterable[str], run_id: str) -> set[date]:
+    """Those of the days of which that run has put every one of the assets in force: a retry leaves them."""
+    done = {f"assets.{asset}.run_id": run_id for asset in assets}
+    found = database[LOCAL_DAYS].find({"_id": {"$in": [str(day) for day in days]}, **done}, {"_id": 1})
+    return {date.fromisoformat(document["_id"]) for document in found}
+
+
+def late_days(database: Database, *, before: date) -> list[LocalDay]:
+    """Computed days before that one whose readings have changed since, in their order."""
+    # In an expression a missing field is less than anything: the first comparison leaves out what was never computed.
+    late = [
+        {"$and": [{"$gt": [place, None]}, {"$lt": [place, "$changes"]}]}
+        for place in (f"$assets.{asset}.changes" for asset in DAILY_ASSETS)
+    ]
+    found = database[LOCAL_DAYS].find({"_id": {"$lt": str(before)}, "$expr": {"$or": late}}).sort("_id")
+    return [_local_day(document) for document in found]
+
+
+def dismiss_day(database: Database, day: LocalDay) -> None:
+    """Let the figures of a late day stand although readings have come that are not in them."""
+    seen = {f"assets.{asset}.changes": day.changes for asset in day.assets}
+    database[LOCAL_DAYS].update_one({"_id": str(day.day)}, {"$set": seen})
+
+
+def _local_day(document: Mapping[str, Any]) -> LocalDay:
+    fields = ("run", "changes", "rules", "first_at")
+    assets = {
+        name: InForce(**{field: noted[field] for field in fields}) for name, noted in document.get("assets", {}).items()
+    }
+    return LocalDay(
+        day=date.fromisoformat(document["_id"]),
+        changes=document.get("changes", 0),
+        changed_at=document.get("changed_at"),
+        run=document.get("runs", 0),
+        assets=assets,
+    )
