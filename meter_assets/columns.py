@@ -8,12 +8,21 @@ def table_schema(*columns: tuple[str, str, str]) -> dg.TableSchema:
     return dg.TableSchema([dg.TableColumn(name, kind, description) for name, kind, description in columns])
 
 
-_COMPUTED_AT = ("computed_at", "timestamp", "When these figures were published; stays while they stay the same.")
+_PUBLISHED = (
+    ("computed_at", "timestamp", "When these figures were published; stays while they stay the same."),
+    ("revision", "int", "1 as first published, one more with each change; what was before: `meters history`."),
+)
 _MEASURED = (
     ("readings", "bigint", "Healthy readings of the day."),
     ("faulty_readings", "bigint", "Faulty readings of the day; they stay out of every other figure."),
     ("meters_seen", "bigint", "Meters with at least one healthy reading."),
     ("meters_expected", "bigint", "Meters that the registry has in service."),
+    (
+        "expected_readings",
+        "bigint",
+        "Readings that the registry's meters should have sent: 96 each of 15 minutes, 92 or 100 "
+        "on the days of a clock change.",
+    ),
     (
         "completeness",
         "double",
@@ -49,7 +58,7 @@ DAILY_AVERAGES = table_schema(
     ("median", "double", "Median usage of a reading (exact, linear interpolation)."),
     ("p95", "double", "95th percentile of usage of a reading (exact, linear interpolation)."),
     *_MEASURED,
-    _COMPUTED_AT,
+    *_PUBLISHED,
 )
 
 ABNORMAL_DEVICE_SUMMARY = table_schema(
@@ -65,7 +74,7 @@ ABNORMAL_DEVICE_SUMMARY = table_schema(
     ("first_fault_at", "timestamp", "Instant of the day's first faulty reading, UTC."),
     ("last_fault_at", "timestamp", "Instant of the day's last faulty reading, UTC."),
     ("longest_fault_run", "bigint", "Largest number of consecutive faulty readings within the day."),
-    _COMPUTED_AT,
+    *_PUBLISHED,
 )
 
 DAILY_CONSUMPTION = table_schema(
@@ -77,5 +86,5 @@ DAILY_CONSUMPTION = table_schema(
     ("total_usage", "double", "Water: litres, sum of healthy readings."),
     ("total_usage_kwh", "double", "Electricity: kWh, sum of healthy readings."),
     *_MEASURED,
-    _COMPUTED_AT,
+    *_PUBLISHED,
 )

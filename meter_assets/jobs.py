@@ -1,16 +1,40 @@
-"""Jobs: the daily assets as one run, for the schedule, for backfills and for the command line."""
+"""Jobs on the daily assets: a day or a range of days, and exactly the days that late readings have touched."""
+
+from datetime import date
 
 import dagster as dg
 
-from meter_assets.assets.daily import abnormal_device_summary, daily_averages, daily_consumption
-from meter_assets.assets.raw import raw_readings
-from meter_assets.partitions import LOCAL_DAYS
-
-DAILY_ASSETS = [raw_readings, daily_averages, abnormal_device_summary, daily_consumption]
+from meter_assets.assets.daily import DAILY_SPECS
+from meter_assets.day_work import Stores, materialize_days
+from meter_assets.partitions import LOCAL_DAYS, local_day
+from meter_assets.resources import LakeResource, MongoResource, SparkResource
+from metering.local_days import DAILY_ASSETS
 
 daily_readings_job = dg.define_asset_job(
     "daily_readings_job",
-    selection=dg.AssetSelection.assets(*DAILY_ASSETS),
+    selection=dg.AssetSelection.assets(*[spec.key for spec in DAILY_SPECS]),
     partitions_def=LOCAL_DAYS,
     description="Raw readings and daily numbers of one local day, or of a range of days in a single run.",
 )
+
+
+class Days(dg.Config):
+    """Which days to compute again."""
+
+    days: list[str]
+    """ISO dates, of complete local days."""
+
+
+@dg.op(description="Computes exactly these days again, which need not follow one another, and puts each in force.")
+def recompute_days(
+    context: dg.OpExecutionContext, config: Days, pyspark: SparkResource, mongo: MongoResource, lake: LakeResource
+) -> None:
+    """All daily assets of the days."""
+    days = [local_day(date.fromisoformat(day)) for day in config.days]
+    materialize_days(context, days, DAILY_ASSETS, Stores(pyspark, mongo, lake))
+
+
+@dg.job(description="All daily assets of exactly the days in its configuration; late_readings_sensor starts it.")
+def late_readings_job() -> None:
+    """One step over scattered days."""
+    recompute_days()

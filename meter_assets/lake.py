@@ -5,9 +5,11 @@ with the one before, in one step: whoever lists a day sees the old files or the 
 known here.
 """
 
+import fcntl
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
@@ -16,7 +18,6 @@ from pyspark.sql import DataFrame, SparkSession
 from meter_assets.exchange import exchange
 from metering.errors import MetersError
 
-RAW_READINGS = "raw_readings"
 RAW_READINGS_SCHEMA = (
     "device_id string, timestamp timestamp, meter_type string, usage_kwh double, usage double, flow_rate double, "
     "`register` double, received_at timestamp, day date"
@@ -41,32 +42,66 @@ class Lake:
 
     def partition(self, table: str, day: date) -> Path:
         """Folder of a day, whether it exists or not."""
-        return self._root / table / f"day={day.isoformat()}"
+        return self._root / table / _folder(day)
 
-    def write(self, frame: DataFrame, table: str, days: Sequence[date]) -> None:
-        """Replace those days of the table with the rows of `frame`, which has a `day` column; days without rows go."""
-        staging = self._root / ".staging" / f"{table}-{uuid.uuid4()}"
+    @contextmanager
+    def staged(self, frame: DataFrame, table: str) -> Iterator["StagedDays"]:
+        """The rows of `frame`, which has a `day` column, written beside the table; gone when the block ends."""
+        folder = self._root / ".staging" / f"{table}-{uuid.uuid4()}"
         try:
-            frame.write.partitionBy("day").parquet(str(staging))
-            (self._root / table).mkdir(parents=True, exist_ok=True)
-            for day in days:
-                self._replace(staging / f"day={day.isoformat()}", self.partition(table, day))
+            frame.write.partitionBy("day").parquet(str(folder))
+            yield StagedDays(folder)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def _replace(self, new: Path, old: Path) -> None:
-        if not new.exists():  # a day without rows has no folder
+    @contextmanager
+    def locked(self, table: str, day: date) -> Iterator[None]:
+        """Be the only one who replaces that day; whoever else wants to waits."""
+        locks = self._root / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with (locks / f"{table}-{day}").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when the process ends, however it does
+            yield
+
+    def replace(self, table: str, day: date, staged: "StagedDays") -> None:
+        """Put a staged day in the place of the table's; a day without rows goes."""
+        new, old = staged.folder / _folder(day), self.partition(table, day)
+        if not new.exists():
             if old.exists():
-                new.parent.mkdir(parents=True, exist_ok=True)
                 old.rename(new)
-        elif old.exists():
+            return
+        old.parent.mkdir(parents=True, exist_ok=True)
+        if old.exists():
             exchange(new, old)
         else:
             new.rename(old)
 
     def read(self, spark: SparkSession, table: str, schema: str, days: Sequence[date]) -> DataFrame:
         """Rows of those days; a day that was never written, or is empty, has none."""
-        folders = [str(folder) for day in days if (folder := self.partition(table, day)).exists()]
-        if not folders:
-            return spark.createDataFrame([], schema)
-        return spark.read.schema(schema).option("basePath", str(self._root / table)).parquet(*folders)
+        return _read(spark, self._root / table, schema, days)
+
+
+class StagedDays:
+    """Days of a table that nobody sees yet.
+
+    Args:
+        folder: where Spark has written them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, spark: SparkSession, schema: str, days: Sequence[date]) -> DataFrame:
+        """Rows of those days."""
+        return _read(spark, self.folder, schema, days)
+
+
+def _folder(day: date) -> str:
+    return f"day={day.isoformat()}"
+
+
+def _read(spark: SparkSession, table: Path, schema: str, days: Sequence[date]) -> DataFrame:
+    folders = [str(folder) for day in days if (folder := table / _folder(day)).exists()]
+    if not folders:
+        return spark.createDataFrame([], schema)
+    return spark.read.schema(schema).option("basePath", str(table)).parquet(*folders)

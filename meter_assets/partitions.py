@@ -19,7 +19,7 @@ LOCAL_DAYS = dg.DailyPartitionsDefinition(
 def days_between(window: dg.TimeWindow) -> list[Day]:
     """The local days of a partition time window, as dates with their UTC bounds; 23 to 25 hours each."""
     zone = load_settings().zone
-    return [_day(day, zone) for day in _dates(window.start.astimezone(zone).date(), window.end.astimezone(zone).date())]
+    return [local_day(day) for day in _dates(window.start.astimezone(zone).date(), window.end.astimezone(zone).date())]
 
 
 def _dates(first: date, end: date) -> Iterator[date]:
@@ -28,8 +28,10 @@ def _dates(first: date, end: date) -> Iterator[date]:
         first += timedelta(days=1)
 
 
-def _day(day: date, zone) -> Day:
+def local_day(day: date) -> Day:
+    """The city's local day of that date, with its UTC bounds."""
+
     def midnight(day: date) -> datetime:
-        return datetime.combine(day, time(), zone).astimezone(UTC)
+        return datetime.combine(day, time(), load_settings().zone).astimezone(UTC)
 
     return day, midnight(day), midnight(day + timedelta(days=1))

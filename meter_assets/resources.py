@@ -3,7 +3,7 @@
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import reduce
 from typing import Any
@@ -11,16 +11,20 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
+from grpc import RpcError
+from py4j.protocol import Py4JError
 from pydantic import PrivateAttr
 from pymongo.database import Database
+from pymongo.errors import PyMongoError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from meter_assets.lake import Lake
-from metering.errors import MetersError
+from metering.errors import MetersError, ServiceAwayError
 from metering.reading import SPARK_SCHEMA, reading_id_range
 from metering.registry import METER_SPARK_SCHEMA, METERS
 from metering.settings import Settings, load_settings
-from metering.store import READINGS, connect, ensure_collections, keep_timezone
+from metering.store import READINGS, connect, ensure_collections, keep_timezone, mongo_unavailable
 
 SPARK_CONNECT_PORT = 15002
 ANSWER_WITHIN_SECONDS = 10
@@ -61,28 +65,47 @@ class SparkResource(LazyPySparkResource):
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Leave the session, if the run has opened one."""
+        self.leave()
+
+    def leave(self) -> None:
+        """Leave the session; the next use opens another one, as a server that was restarted demands."""
         if self._spark_session is None:
             return
-        session, self._spark_session = self._spark_session, None
-        if SHARED_SESSION in self._remote:
-            with suppress(MetersError):
+        session: Any = self._spark_session
+        self._spark_session = None
+        if self._remote:
+            try:
                 _require_answer(self._remote)
-                session.interruptTag(self._tag)
+            except MetersError:
+                session.release_session_on_close = False  # it would wait for the server
+            else:
+                if SHARED_SESSION in self._remote:
+                    session.interruptTag(self._tag)
         session.stop()
+
+
+def require_spark(settings: Settings) -> None:
+    """See that the Connect server answers, where there is to be one.
+
+    Raises:
+        ServiceAwayError: it does not.
+    """
+    if not settings.spark_master:
+        _require_answer(settings.spark)
 
 
 def _require_answer(remote: str) -> None:
     """Say at once that nobody listens there: the Connect client would try again for ten minutes.
 
     Raises:
-        MetersError: nobody listens.
+        ServiceAwayError: nobody listens.
     """
     address = urlsplit(remote)
     try:
         port = address.port or SPARK_CONNECT_PORT
         socket.create_connection((address.hostname or "", port), timeout=ANSWER_WITHIN_SECONDS).close()
     except OSError as error:
-        raise MetersError(
+        raise ServiceAwayError(
             f"Spark does not answer at {address.hostname}:{address.port or SPARK_CONNECT_PORT}",
             fix="Start the local stack with `meters up` or set METERS_SPARK_REMOTE",
         ) from error
@@ -163,6 +186,24 @@ class MongoResource(dg.ConfigurableResource):
             .schema(schema)
             .load()
         )
+
+
+@contextmanager
+def service_errors(settings: Settings) -> Iterator[None]:
+    """Say of an error of MongoDB or Spark whether the service is away: then the same work may succeed later.
+
+    Raises:
+        ServiceAwayError: MongoDB or Spark does not answer.
+        MetersError: MongoDB refuses.
+    """
+    try:
+        yield
+    except PyMongoError as error:
+        raise mongo_unavailable(settings, error) from error
+    except (PySparkException, Py4JError, RpcError):  # Spark's own errors, and those of a connection that broke
+        connect(settings).client.close()  # Spark reads from it, too
+        require_spark(settings)
+        raise
 
 
 class LakeResource(dg.ConfigurableResource):

@@ -57,7 +57,8 @@ def register(spark: SparkSession):
 
 
 def device_days(spark: SparkSession, readings: DataFrame, meters: DataFrame, days=DAYS) -> DataFrame:
-    return transforms.device_days(readings, meters, transforms.days_frame(spark, days))
+    bounds = transforms.days_frame(spark, days)
+    return transforms.device_days(transforms.device_hours(readings, bounds), meters, bounds)
 
 
 def rows(frame: DataFrame) -> dict:
@@ -90,6 +91,7 @@ def test_averages_leave_faulty_readings_out_of_every_figure(spark, judge, regist
         "faulty_readings": 2,
         "meters_seen": 1,
         "meters_expected": 3,
+        "expected_readings": 3 * 96,
         "completeness": 4 / (3 * 96),
     }
     water_figures = figures["2024-05-18|water"]

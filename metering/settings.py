@@ -68,8 +68,24 @@ class Settings(BaseSettings):
     spark_port: int = Field(default=15002, ge=1, le=65535)
     webserver_port: int = Field(default=3000, ge=1, le=65535)
 
+    ui_url: str | None = Field(
+        default=None, description="Where people reach the Dagster UI, for links in alerts; unset: this machine's port."
+    )
+
     timezone: str = Field(default="UTC", description="The city's IANA time zone; its local days are the partitions.")
     first_day: date = Field(default=date(2006, 1, 1), description="First daily partition.")
+    least_completeness: float = Field(
+        default=0.9, ge=0, le=1, description="Warn of a day with less than this share of its expected readings."
+    )
+    most_drift: float = Field(
+        default=0.5, gt=0, description="Warn of a total further than this share from the weekday's recent mean."
+    )
+    late_quiet_seconds: int = Field(
+        default=30, ge=0, description="Days with late readings are computed again once none has come for this long."
+    )
+    late_horizon_days: int = Field(
+        default=400, ge=1, description="Figures that have stood longer than this wait for an operator's decision."
+    )
     lake: str | None = Field(default=None, description="Folder of the Parquet lake; unset: <home>/lake.")
 
     unknown_meters: bool = Field(default=True, description="Is a reading of a meter without registry entry a fault?")
@@ -178,6 +194,11 @@ class Settings(BaseSettings):
     def spark(self) -> str:
         """The Spark Connect URL in force."""
         return self.spark_remote or f"sc://{LOOPBACK}:{self.spark_port}"
+
+    @property
+    def ui(self) -> str:
+        """Address of the Dagster UI, without a slash at its end."""
+        return (self.ui_url or f"http://{LOOPBACK}:{self.webserver_port}").rstrip("/")
 
     @property
     def lake_path(self) -> str:

@@ -1,100 +1,80 @@
-"""The daily numbers: figures per meter type, meters with faults, and consumption; each published to MongoDB."""
+"""The daily assets: raw readings in the lake, and the daily numbers in MongoDB; one step computes them together."""
 
-from typing import Any
+from collections.abc import Iterator
 
 import dagster as dg
 
 from meter_assets import columns
-from meter_assets.assets.raw import raw_readings
-from meter_assets.assets.sources import OWNERS, meter_registry
-from meter_assets.days import DayRange, Document
-from meter_assets.partitions import LOCAL_DAYS
+from meter_assets.assets.sources import OWNERS, meter_registry, stored_readings
+from meter_assets.checks import CHECKS
+from meter_assets.day_work import Stores, materialize_days
+from meter_assets.partitions import LOCAL_DAYS, days_between
 from meter_assets.resources import LakeResource, MongoResource, SparkResource
-from meter_assets.transforms.abnormal import abnormal_device_summary as abnormal_devices
-from meter_assets.transforms.averages import daily_averages as averages
-from meter_assets.transforms.consumption import daily_consumption as consumption
-from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION
+from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION, RAW_READINGS
+
+# skippable: each finished day is reported by itself, while the step goes on; what a crash interrupts is not lost.
+raw_readings = dg.AssetSpec(
+    RAW_READINGS,
+    deps=[stored_readings],
+    skippable=True,
+    group_name="raw",
+    kinds={"pyspark", "mongodb", "parquet"},
+    owners=OWNERS,
+    metadata={"dagster/column_schema": columns.RAW_READINGS},
+    description="Every stored reading of the local day, as Parquet under `<lake>/raw_readings/day=YYYY-MM-DD/`. "
+    "The partition is rewritten whole, in one step.",
+)
 
 
-def _daily(schema: dg.TableSchema, collection: str) -> dict[str, Any]:
-    """What the daily assets have in common."""
-    return {
-        "partitions_def": LOCAL_DAYS,
-        "backfill_policy": dg.BackfillPolicy.single_run(),
-        "deps": [raw_readings, meter_registry],
-        "group_name": "daily",
-        "kinds": {"pyspark", "mongodb"},
-        "owners": OWNERS,
-        "metadata": {"dagster/column_schema": schema, "collection": f"iot.{collection}"},
-    }
+def _published(collection: str, schema: dg.TableSchema, description: str) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        collection,
+        deps=[raw_readings, meter_registry],
+        skippable=True,
+        group_name="daily",
+        kinds={"pyspark", "mongodb"},
+        owners=OWNERS,
+        metadata={"dagster/column_schema": schema, "collection": f"iot.{collection}"},
+        description=description,
+    )
 
 
-@dg.asset(
-    **_daily(columns.DAILY_AVERAGES, DAILY_AVERAGES),
-    description="Figures per meter type and local day: means, totals (kWh, L), spread, readings and completeness. "
+daily_averages = _published(
+    DAILY_AVERAGES,
+    columns.DAILY_AVERAGES,
+    "One document per local day and meter type: means, totals (kWh, L), spread, readings and completeness. "
     "Faulty readings are counted and stay out of every other figure.",
 )
-def daily_averages(
-    context: dg.AssetExecutionContext, pyspark: SparkResource, mongo: MongoResource, lake: LakeResource
-) -> None:
-    """One document per day and meter type."""
-    days = DayRange(context, pyspark, mongo, lake)
-    days.publish(averages(days.readings, days.device_days), DAILY_AVERAGES, _numbers_per_type)
-
-
-@dg.asset(
-    **_daily(columns.ABNORMAL_DEVICE_SUMMARY, ABNORMAL_DEVICE_SUMMARY),
-    description="Meters with faulty readings: how many, which share of theirs, by which rules, from when to when, "
-    "and the longest run of consecutive faults.",
+abnormal_device_summary = _published(
+    ABNORMAL_DEVICE_SUMMARY,
+    columns.ABNORMAL_DEVICE_SUMMARY,
+    "One document per local day and meter with faulty readings: how many, which share of its readings, by which rules, "
+    "from when to when, and the longest run of consecutive faults.",
 )
-def abnormal_device_summary(
-    context: dg.AssetExecutionContext, pyspark: SparkResource, mongo: MongoResource, lake: LakeResource
-) -> None:
-    """One document per day and meter with faults."""
-    days = DayRange(context, pyspark, mongo, lake)
-    days.publish(abnormal_devices(days.readings, days.meters), ABNORMAL_DEVICE_SUMMARY, _numbers_of_faults)
-
-
-@dg.asset(
-    **_daily(columns.DAILY_CONSUMPTION, DAILY_CONSUMPTION),
-    description="Consumption (kWh, L) per meter, household and district, with completeness. "
+daily_consumption = _published(
+    DAILY_CONSUMPTION,
+    columns.DAILY_CONSUMPTION,
+    "Consumption (kWh, L) per local day and meter, household or district, with completeness. "
     "Households and districts are sums of their meters.",
 )
-def daily_consumption(
+
+DAILY_SPECS = [raw_readings, daily_averages, abnormal_device_summary, daily_consumption]
+
+
+@dg.multi_asset(
+    name="local_days",
+    specs=DAILY_SPECS,
+    check_specs=[check.spec for check in CHECKS],
+    can_subset=True,
+    partitions_def=LOCAL_DAYS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    description="Reads the days out of MongoDB, computes their figures, checks them, and puts each day in force.",
+)
+def local_days(
     context: dg.AssetExecutionContext, pyspark: SparkResource, mongo: MongoResource, lake: LakeResource
-) -> None:
-    """One document per day, level, key and meter type."""
-    days = DayRange(context, pyspark, mongo, lake)
-    days.publish(consumption(days.device_days), DAILY_CONSUMPTION, _numbers_of_consumption)
-
-
-def _numbers_per_type(documents: list[Document]) -> dict[str, Any]:
-    numbers: dict[str, Any] = {}
-    for document in documents:
-        meter_type = document["meter_type"]
-        total = document["total_usage"] if meter_type == "water" else document["total_usage_kwh"]
-        numbers |= {
-            f"{meter_type} total, {document['unit']}": total,
-            f"{meter_type} readings": document["readings"],
-            f"{meter_type} faulty readings": document["faulty_readings"],
-        }
-        if document["completeness"] is not None:
-            numbers[f"{meter_type} completeness"] = document["completeness"]
-    return numbers
-
-
-def _numbers_of_faults(documents: list[Document]) -> dict[str, Any]:
-    return {
-        "abnormal meters": len(documents),
-        "faulty readings": sum(document["faulty_readings"] for document in documents),
-        "longest fault run": max((document["longest_fault_run"] for document in documents), default=0),
-    }
-
-
-def _numbers_of_consumption(documents: list[Document]) -> dict[str, Any]:
-    meters = [document for document in documents if document["level"] == "device"]
-    return {
-        "meters": len(meters),
-        "electricity, kWh": sum(document["total_usage_kwh"] or 0 for document in meters),
-        "water, L": sum(document["total_usage"] or 0 for document in meters),
-    }
+) -> Iterator[dg.Output]:
+    """The days of the run's partitions."""
+    assets = {key.to_user_string() for key in context.selected_asset_keys}
+    days = days_between(context.partition_time_window)
+    materialize_days(context, days, assets, Stores(pyspark, mongo, lake))
+    yield from ()  # no outputs: each day has been reported by itself

@@ -23,7 +23,7 @@ def abnormal_device_summary(readings: DataFrame, meters: DataFrame) -> DataFrame
     in_time = Window.partitionBy("day", "device_id").orderBy("timestamp")
     whole_day = Window.partitionBy("day", "device_id")
     faulty = (
-        readings.select("day", "device_id", "meter_type", "timestamp", "faults")
+        readings.select("day", "device_id", "meter_type", "timestamp", "faults", "is_healthy")
         .withColumn("healthy_before", F.count_if(is_healthy()).over(in_time))
         .withColumn("all_readings", F.count("*").over(whole_day))
         .where(~is_healthy())

@@ -22,18 +22,18 @@ def daily_averages(readings: DataFrame, device_days: DataFrame) -> DataFrame:
     """
     value = F.when(is_healthy(), F.coalesce("usage_kwh", "usage"))
     figures = readings.groupBy("day", "meter_type").agg(
-        F.min(value).alias("min"),
-        F.max(value).alias("max"),
         F.percentile(value, F.array(F.lit(0.5), F.lit(0.95))).alias("percentiles"),
     )
-    # The exact sums come by way of the meters: adding decimals up a second time would cost more than all the rest.
     meters = device_days.groupBy("day", "meter_type").agg(
         F.sum("amount").alias("amount"),
         F.sum("flow_rates").alias("flow_rates"),
+        F.min("least").alias("min"),
+        F.max("most").alias("max"),
         F.sum("readings").alias("readings"),
         F.sum("faulty_readings").alias("faulty_readings"),
         F.count_if(F.col("readings") > 0).alias("meters_seen"),
         F.count_if(F.col("expected_readings") > 0).alias("meters_expected"),
+        F.sum("expected_readings").alias("expected_readings"),
         completeness().alias("completeness"),
     )
     total = F.coalesce(F.col("amount"), F.lit(0)).cast("double")
@@ -60,5 +60,6 @@ def daily_averages(readings: DataFrame, device_days: DataFrame) -> DataFrame:
         "faulty_readings",
         "meters_seen",
         "meters_expected",
+        "expected_readings",
         "completeness",
     )

@@ -40,6 +40,7 @@ def _level(device_days: DataFrame, level: str, column: str) -> DataFrame:
             F.sum("faulty_readings").alias("faulty_readings"),
             F.count_if(F.col("readings") > 0).alias("meters_seen"),
             F.count_if(F.col("expected_readings") > 0).alias("meters_expected"),
+            F.sum("expected_readings").alias("expected_readings"),
             completeness().alias("completeness"),
         )
         .select(
@@ -54,6 +55,7 @@ def _level(device_days: DataFrame, level: str, column: str) -> DataFrame:
             "faulty_readings",
             "meters_seen",
             "meters_expected",
+            "expected_readings",
             "completeness",
         )
     )

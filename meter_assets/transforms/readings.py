@@ -6,7 +6,7 @@ from datetime import date, datetime
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from metering.faults import FaultRule, faults, with_registry
+from metering.faults import FaultRule, faults, is_faulty, with_registry
 from metering.registry import UNASSIGNED
 
 AMOUNT = "decimal(18,9)"
@@ -21,7 +21,7 @@ def local_day(timestamp: str, timezone: str) -> Column:
 
 
 def judged(readings: DataFrame, meters: DataFrame, rules: tuple[FaultRule, ...]) -> DataFrame:
-    """Readings with `faults array<string>`: ids of the rules each one breaks.
+    """Readings with `faults array<string>`, ids of the rules each one breaks, and `is_healthy`: there are none.
 
     Args:
         readings: columns of reading.SPARK_SCHEMA, or of the lake.
@@ -29,12 +29,13 @@ def judged(readings: DataFrame, meters: DataFrame, rules: tuple[FaultRule, ...])
         rules: those in force, see faults.rules_in_force.
     """
     judged = with_registry(readings, meters).withColumn("faults", faults(rules))
+    judged = judged.withColumn("is_healthy", ~is_faulty(rules))  # where that is all one asks, no array need be built
     return judged.drop("interval_seconds", "lower_bound", "upper_bound")
 
 
 def is_healthy() -> Column:
     """`boolean`: a judged reading that breaks no rule."""
-    return F.size("faults") == 0
+    return F.col("is_healthy")
 
 
 def amount() -> Column:
@@ -68,24 +69,57 @@ def expected_readings(meters: DataFrame, days: DataFrame) -> DataFrame:
     )
 
 
-def device_days(readings: DataFrame, meters: DataFrame, days: DataFrame) -> DataFrame:
-    """One row per meter and day: what it reported, beside what was expected of it.
+def device_hours(readings: DataFrame, days: DataFrame) -> DataFrame:
+    """One row per meter, day and hour since the day's beginning, of which there are 23 to 25.
+
+    Everything that adds up is computed here, in one pass over the readings; the rest is sums of these rows.
 
     Args:
         readings: judged readings of those days.
+        days: see days_frame.
+
+    Returns:
+        day, device_id, meter_type, hour (0 for the first sixty minutes), readings (healthy ones), faulty_readings,
+        amount and flow_rates (sums, decimal, null without a healthy reading), least and most (usage of a healthy
+        reading, null without one), first_at and last_at (of all readings).
+    """
+    hour = F.floor((F.unix_seconds("timestamp") - F.unix_seconds("day_start")) / 3600)
+    usage = F.when(is_healthy(), F.coalesce("usage_kwh", "usage"))
+    return (
+        readings.join(F.broadcast(days), "day")
+        .groupBy("day", "device_id", "meter_type", hour.alias("hour"))
+        .agg(
+            F.count_if(is_healthy()).alias("readings"),
+            F.count_if(~is_healthy()).alias("faulty_readings"),
+            F.sum(F.when(is_healthy(), amount())).alias("amount"),
+            F.sum(F.when(is_healthy(), F.col("flow_rate").cast(AMOUNT))).alias("flow_rates"),
+            F.min(usage).alias("least"),
+            F.max(usage).alias("most"),
+            F.min("timestamp").alias("first_at"),
+            F.max("timestamp").alias("last_at"),
+        )
+    )
+
+
+def device_days(hours: DataFrame, meters: DataFrame, days: DataFrame) -> DataFrame:
+    """One row per meter and day: what it reported, beside what was expected of it.
+
+    Args:
+        hours: see device_hours.
         meters: registry entries (registry.METER_SPARK_SCHEMA).
         days: see days_frame.
 
     Returns:
-        day, device_id, meter_type, household_id, district, readings (healthy ones), faulty_readings,
-        amount and flow_rates (sums, decimal(28,9), null without a healthy reading), expected_readings (0 for an
-        unregistered meter).
+        day, device_id, meter_type, household_id, district, readings (healthy ones), faulty_readings, amount,
+        flow_rates, least and most as in device_hours, expected_readings (0 for an unregistered meter).
     """
-    reported = readings.groupBy("day", "device_id", "meter_type").agg(
-        F.count_if(is_healthy()).alias("readings"),
-        F.count_if(~is_healthy()).alias("faulty_readings"),
-        F.sum(F.when(is_healthy(), amount())).alias("amount"),
-        F.sum(F.when(is_healthy(), F.col("flow_rate").cast(AMOUNT))).alias("flow_rates"),
+    reported = hours.groupBy("day", "device_id", "meter_type").agg(
+        F.sum("readings").alias("readings"),
+        F.sum("faulty_readings").alias("faulty_readings"),
+        F.sum("amount").alias("amount"),
+        F.sum("flow_rates").alias("flow_rates"),
+        F.min("least").alias("least"),
+        F.max("most").alias("most"),
     )
     placed = meters.select(
         F.col("_id").alias("device_id"), F.col("household_id").alias("home"), F.col("district").alias("area")
@@ -100,8 +134,7 @@ def device_days(readings: DataFrame, meters: DataFrame, days: DataFrame) -> Data
         F.coalesce("district", "area", F.lit(UNASSIGNED)).alias("district"),
         F.coalesce("readings", F.lit(0)).alias("readings"),
         F.coalesce("faulty_readings", F.lit(0)).alias("faulty_readings"),
-        "amount",
-        "flow_rates",
+        *("amount", "flow_rates", "least", "most"),
         F.coalesce("expected_readings", F.lit(0)).alias("expected_readings"),
     )
 
