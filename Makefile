@@ -11,7 +11,7 @@ demo: setup
 	@.venv/bin/meters demo $(ARGS)
 
 test: setup
-	.venv/bin/pytest -n 2 --dist loadfile $(ARGS)
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 dev: setup
 	@.venv/bin/meters dev $(ARGS)

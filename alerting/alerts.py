@@ -30,6 +30,8 @@ class Kind(StrEnum):
     ABNORMAL_DAY = "abnormal_day"
     METER_SILENT = "meter_silent"
     METER_SPEAKS = "meter_speaks"
+    LATE_READINGS = "late_readings"
+    RUN_FAILED = "run_failed"
 
 
 @dataclass(frozen=True)

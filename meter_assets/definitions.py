@@ -2,20 +2,25 @@
 
 import dagster as dg
 
+from meter_assets.assets.daily import local_days
 from meter_assets.assets.sources import SOURCES
-from meter_assets.jobs import DAILY_ASSETS, daily_readings_job
+from meter_assets.freshness import freshness_checks, freshness_sensor
+from meter_assets.jobs import daily_readings_job, late_readings_job
 from meter_assets.resources import all_resources
 from meter_assets.routing.job import fault_routing_job
 from meter_assets.routing.sensor import fault_routing_sensor
 from meter_assets.schedules import yesterday_schedule
 from meter_assets.sensors.alerts import alert_sensor
+from meter_assets.sensors.failed_runs import failed_run_sensor
+from meter_assets.sensors.late_readings import late_readings_sensor
 from metering.settings import load_settings
 
 defs = dg.Definitions(
-    assets=[*SOURCES, *DAILY_ASSETS],
-    jobs=[daily_readings_job, fault_routing_job],
+    assets=dg.with_source_code_references([*SOURCES, local_days]),
+    asset_checks=freshness_checks,
+    jobs=[daily_readings_job, late_readings_job, fault_routing_job],
     schedules=[yesterday_schedule],
-    sensors=[fault_routing_sensor, alert_sensor],
+    sensors=[fault_routing_sensor, late_readings_sensor, freshness_sensor, alert_sensor, failed_run_sensor],
     resources=all_resources(load_settings()),
     # One process a run: the steps share one Spark session instead of each opening its own.
     executor=dg.in_process_executor,

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 from pymongo import MongoClient
+from pymongo.database import Database
 from pyspark.sql import SparkSession
 
 from local_stack import LocalStack
 from local_stack.jars import fetch_jars
 from meter_assets_tests.csv_oracle import shared_data_folder
+from meter_assets_tests.days_support import Installation
 from meter_assets_tests.support import settings_for
 from metering.settings import Settings, load_settings
+from metering.store import connect, ensure_collections
 
 
 def pytest_configure() -> None:
@@ -26,6 +29,23 @@ def pytest_configure() -> None:
     SIGINT does; ignored signals are handed down to every child.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+LONG_FILES = (
+    "test_routing_supervision.py",
+    "test_days_cli.py",
+    "test_late_readings.py",
+    "test_demo.py",
+    "test_day_failures.py",
+    "test_router.py",
+)
+"""Files that take minutes. They begin first, so that no process is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the others in their usual order."""
+    place = {name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG_FILES)))
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +80,23 @@ def database(stack: LocalStack, settings: Settings) -> Iterator[Settings]:
     yield own
     with MongoClient(own.mongo) as client:
         client.drop_database(own.mongo_database)
+
+
+@pytest.fixture
+def mongo(database: Settings) -> Iterator[Database]:
+    """A connection to the test's own database, with its collections in place."""
+    own = connect(database)
+    ensure_collections(own)
+    yield own
+    own.client.close()
+
+
+@pytest.fixture
+def installation(stack: LocalStack, database: Settings, tmp_path: Path) -> Iterator[Installation]:
+    """A database and a lake of this test's own, and the `meters` command on them."""
+    own = Installation(database, tmp_path / "lake")
+    yield own
+    own.close()
 
 
 @pytest.fixture(scope="session")

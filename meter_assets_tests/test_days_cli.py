@@ -1,54 +1,15 @@
 """Real readings through the commands that a user types: replay, ingest, backfill; then what MongoDB says."""
 
-import json
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pymongo import MongoClient
 
-from local_stack import LocalStack
 from meter_assets_tests.csv_oracle import FILES, DayTotals, expected_days
+from meter_assets_tests.days_support import Installation
 from meter_assets_tests.support import meters
-from metering.settings import Settings
 from metering.store import DAILY_AVERAGES, connect, keep_timezone
 from streaming.csv_layout import PRESETS
-
-DERIVED = ("daily_averages", "daily_consumption", "abnormal_device_summary")
-
-
-class Installation:
-    """A database and a lake of their own on the session's stack, and the `meters` command on them."""
-
-    def __init__(self, settings: Settings, lake: Path) -> None:
-        self.settings = settings.model_copy(update={"lake": str(lake)})
-        self._client: MongoClient = MongoClient(settings.mongo, tz_aware=True)
-        self.database = self._client[settings.mongo_database]
-
-    def run(self, *arguments: str) -> dict[str, Any]:
-        """Run a command that must succeed, and return its JSON."""
-        result = meters(self.settings, *arguments, "--json", timeout_seconds=600)
-        assert result.returncode == 0, result.stderr
-        return json.loads(result.stdout)
-
-    def documents(self, collection: str) -> dict[str, dict[str, Any]]:
-        """All documents of a collection by `_id`."""
-        return {document["_id"]: document for document in self.database[collection].find()}
-
-    def derived(self) -> dict[str, Any]:
-        """All documents that the assets have published."""
-        return {name: self.documents(name) for name in DERIVED}
-
-
-@pytest.fixture
-def installation(stack: LocalStack, database: Settings, tmp_path: Path) -> Iterator[Installation]:
-    own = Installation(database, tmp_path / "lake")
-    own.run("ingest", "--until-caught-up")  # what other tests left on the topic is not this test's
-    own.database.client.drop_database(own.database.name)
-    yield own
-    own._client.close()
 
 
 def replayed(installation: Installation, shared_data: Path, preset: str, *options: str) -> dict[str, int]:
@@ -90,6 +51,25 @@ def test_weeks_of_water_meters_equal_the_file_and_running_again_changes_nothing(
     assert (again["stored"], again["duplicates"]) == (0, 20_000)
     installation.run("backfill", "2016-10-29", "2016-10-31")
     assert installation.derived() == before
+
+
+def test_days_of_a_clock_change_are_the_citys_and_expect_their_hours(installation, shared_data):
+    installation.choose(timezone="Europe/Madrid")
+    replayed(installation, shared_data, "daiad")
+    days = expected_days(shared_data / FILES["daiad"], "daiad", "Europe/Madrid")
+    intervals = {meter["_id"]: meter["interval_seconds"] for meter in installation.database["meters"].find()}
+    for first, last, hours in (("2016-03-26", "2016-03-28", [24, 23, 24]), ("2016-10-29", "2016-10-31", [24, 25, 24])):
+        installation.run("backfill", first, last)
+        span = {day: days[day] for day in days if first <= str(day) <= last}
+        assert len(span) == 3
+        consumption = installation.documents("daily_consumption").values()
+        for day, expected in zip(span, hours, strict=True):
+            meters = [each for each in consumption if (each["level"], each["calculation_date"]) == ("device", str(day))]
+            assert {each["expected_readings"] * intervals[each["key"]] / 3600 for each in meters} == {expected}
+        averages = installation.documents("daily_averages")
+        for day, expected in span.items():
+            assert averages[f"{day}|water"]["readings"] == expected.readings
+            assert averages[f"{day}|water"]["total_usage"] == pytest.approx(expected.usage, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 import dagster as dg
 import pytest
 
+from meter_assets.assets.daily import DAILY_SPECS, local_days
+from meter_assets.checks import CHECKS
 from meter_assets.definitions import defs
-from meter_assets.jobs import DAILY_ASSETS
 from meter_assets.partitions import LOCAL_DAYS, days_between
 
 KEYS = {
@@ -36,13 +37,26 @@ def test_every_asset_says_what_it_is_and_whose(key: str):
     assert spec.kinds
 
 
-@pytest.mark.parametrize("asset", DAILY_ASSETS, ids=lambda asset: asset.key.to_user_string())
-def test_every_daily_asset_is_partitioned_and_has_columns_with_meanings(asset: dg.AssetsDefinition):
-    assert asset.partitions_def == LOCAL_DAYS
-    assert asset.backfill_policy == dg.BackfillPolicy.single_run()
-    schema = asset.metadata_by_key[asset.key]["dagster/column_schema"]
+def test_the_daily_assets_are_partitioned_by_local_days_and_a_range_is_one_run():
+    assert local_days.partitions_def == LOCAL_DAYS
+    assert local_days.backfill_policy == dg.BackfillPolicy.single_run()
+    assert {spec.key for spec in DAILY_SPECS} == set(local_days.keys)
+
+
+@pytest.mark.parametrize("spec", DAILY_SPECS, ids=lambda spec: spec.key.to_user_string())
+def test_every_daily_asset_has_columns_with_meanings(spec: dg.AssetSpec):
+    schema = spec.metadata["dagster/column_schema"]
     assert isinstance(schema, dg.TableSchema)
     assert all(column.description for column in schema.columns)
+
+
+def test_every_check_says_what_it_means_and_invariants_block():
+    found = {(spec.asset_key.to_user_string(), spec.name): spec for spec in local_days.check_specs}
+    assert len(found) == len(CHECKS)
+    for check in CHECKS:
+        spec = found[check.asset, check.name]
+        assert spec.description
+        assert spec.blocking == check.is_invariant
 
 
 def test_lineage_goes_from_the_topic_to_the_daily_numbers():

@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from meter_cli.console import err, out, print_json
-from metering.errors import MetersError
+from metering.errors import MetersError, ServiceAwayError
 from metering.settings import Settings, load_settings
 from metering.store import connect, keep_timezone
+
+MAX_WARNINGS = 10
 
 
 def backfill(
@@ -29,8 +31,13 @@ def backfill(
     if as_json:
         print_json(result)
         return
-    steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result["seconds_by_asset"].items())
-    out.print(f"Materialized {result['days']:,} days in run {result['run_id']} ({result['seconds']:.1f} s: {steps})")
+    out.print(f"Materialized {result['days']:,} days in run {result['run_id']} ({result['seconds']:.1f} s)")
+    for warning in result["warnings"][:MAX_WARNINGS]:
+        out.print(f"[yellow]![/] {warning}", soft_wrap=True)
+    if len(result["warnings"]) > MAX_WARNINGS:
+        out.print(
+            f"[yellow]![/] {len(result['warnings']) - MAX_WARNINGS:,} more warnings: see the run's checks in the UI"
+        )
     out.print("Look at them: meters dev", soft_wrap=True)
 
 
@@ -38,10 +45,11 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
     """Materialize the days [first, last] in one run of `daily_readings_job` in this process.
 
     Returns:
-        run_id, first, last, days, seconds and seconds_by_asset.
+        run_id, first, last, days, seconds, and `warnings`: what the checks that failed say.
 
     Raises:
-        MetersError: a day is no partition, MongoDB is away or holds days of another time zone, or a step failed.
+        MetersError: a day is no partition, a service is away, MongoDB holds days of another time zone, or the run
+            failed; days that were finished before are in force.
     """
     from local_stack.dagster import dagster_environment
 
@@ -51,6 +59,7 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
     warnings.filterwarnings("ignore", category=UserWarning, module="dagster")
     from meter_assets.definitions import defs
     from meter_assets.partitions import LOCAL_DAYS
+    from meter_assets.resources import require_spark
 
     _require_partitions(first, last, LOCAL_DAYS)
     database = connect(settings)
@@ -58,6 +67,7 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
         keep_timezone(database, settings.timezone)
     finally:
         database.client.close()
+    require_spark(settings)
     tags = {
         "dagster/asset_partition_range_start": first.isoformat(),
         "dagster/asset_partition_range_end": last.isoformat(),
@@ -77,18 +87,16 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
         raise MetersError(
             f"{where} failed in run {result.run_id}: {reason}", fix="Run the same command again to resume"
         )
-    seconds = {
-        event.step_key: round(event.step_success_data.duration_ms / 1000, 3)
-        for event in result.all_events
-        if event.is_step_success and event.step_key
-    }
+    evaluations = result.get_asset_check_evaluations()
     return {
         "run_id": result.run_id,
         "first": first.isoformat(),
         "last": last.isoformat(),
         "days": (last - first).days + 1,
         "seconds": round(time.monotonic() - started, 3),
-        "seconds_by_asset": seconds,
+        "warnings": [
+            f"{each.check_name}, {each.description}" for each in evaluations if not each.passed and each.description
+        ],
     }
 
 
@@ -111,9 +119,11 @@ def _require_partitions(first: date, last: date, partitions: Any) -> None:
 
 def _reason(error: Any) -> str:
     """Our own line for what went wrong; where there is none, the first line of what was at the bottom of it."""
-    while error.cause and error.cls_name != MetersError.__name__:
+    ours = (MetersError.__name__, ServiceAwayError.__name__)
+    while error.cause and error.cls_name not in ours:
         error = error.cause
-    return error.message.strip().splitlines()[0].removeprefix("metering.errors.MetersError: ")
+    line = error.message.strip().splitlines()[0]
+    return line.split(": ", 1)[1] if error.cls_name in ours else line
 
 
 def dev() -> None:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from meter_cli import alerts, bench, contract, days, demo, ingest, replay, route, simulate, stack
+from meter_cli import alerts, bench, contract, days, demo, history, ingest, late, replay, route, simulate, stack
 from meter_cli.console import err
 from metering.errors import MetersError
 
@@ -29,6 +29,8 @@ app.command()(replay.replay)
 app.command()(ingest.ingest)
 app.command()(route.route)
 app.command()(days.backfill)
+app.command()(history.history)
+app.add_typer(late.app, name="late")
 app.command()(days.dev)
 app.add_typer(alerts.app, name="alerts")
 app.command()(contract.schema)

@@ -14,6 +14,7 @@ from alerting.alerts import Kind
 from alerting.channels import chosen_channels
 from alerting.delivery import Delivery, deliver
 from alerting.episodes import clear_quiet_episodes, update_episodes
+from alerting.late_days import check_late_days
 from alerting.silent import check_silence
 from metering.reading import iso_utc
 from metering.settings import Settings, load_settings
@@ -33,6 +34,8 @@ _SAID = {
     Kind.ABNORMAL_DAY: "abnormal days",
     Kind.METER_SILENT: "silent",
     Kind.METER_SPEAKS: "speaking again",
+    Kind.LATE_READINGS: "late days",
+    Kind.RUN_FAILED: "failed runs",
 }
 
 
@@ -90,6 +93,7 @@ def _look(
     checked_at = cursor.silence_checked_at
     if checked_at is None or now - checked_at >= timedelta(seconds=SILENCE_CHECK_SECONDS):
         raised += check_silence(database, settings, now)
+        raised += check_late_days(database, settings, now)
         cursor.silence_checked_at = now
     return raised
 

@@ -1,0 +1,155 @@
+"""late_readings_sensor: computes exactly the days again that readings have reached after they were computed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+from pymongo.errors import PyMongoError
+
+from meter_assets.jobs import late_readings_job, recompute_days
+from metering.local_days import LocalDay, late_days
+from metering.settings import Settings, load_settings
+from metering.store import connect, mongo_unavailable
+
+SECONDS_BETWEEN_TICKS = 10
+
+LONGEST_WAIT_SECONDS = 600
+"""Readings that never cease to arrive late do not keep their days waiting for ever."""
+
+DAYS_PER_RUN = 366
+
+RUNS_LOOKED_AT = 50
+FIRST_PAUSE_SECONDS = 30
+LONGEST_PAUSE_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A run of late_readings_job. `ended_at` is None while it is queued or at work."""
+
+    days: frozenset[date]
+    succeeded: bool
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a tick does: the days to compute now, and a sentence for the UI."""
+
+    days: list[date]
+    says: str
+
+
+@dg.sensor(
+    job=late_readings_job,
+    minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Computes days again that readings have reached after they were computed: exactly those, in one run, "
+    "once no more arrive for METERS_LATE_QUIET_SECONDS. Days whose figures have stood for longer than "
+    "METERS_LATE_HORIZON_DAYS wait for a decision: `meters late`.",
+)
+def late_readings_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """One look; the cursor is since when there have been days to compute."""
+    settings = load_settings()
+    database = connect(settings)
+    try:
+        late = late_days(database, before=datetime.now(settings.zone).date())
+    except PyMongoError as error:
+        raise mongo_unavailable(settings, error) from error
+    finally:
+        database.client.close()
+    now = datetime.now(UTC)
+    since = datetime.fromisoformat(context.cursor) if context.cursor else now
+    waiting = [day for day in late if day.awaits_decision(settings.late_horizon_days, now)]
+    due = [day for day in late if day not in waiting]
+    plan = plan_run(due, _past_runs(context.instance), since=since, now=now, settings=settings)
+    says = plan.says
+    if waiting:
+        says += f"; {_named([day.day for day in waiting])} wait for a decision: meters late"
+    # What could not be computed yet has been waiting since it was first seen.
+    cursor = since.isoformat() if due and not plan.days else now.isoformat()
+    if not plan.days:
+        return dg.SensorResult(skip_reason=says, cursor=cursor)
+    context.log.info(says)
+    return dg.SensorResult(run_requests=[request_run(plan.days)], cursor=cursor)
+
+
+def request_run(days: Sequence[date]) -> dg.RunRequest:
+    """A run of late_readings_job over exactly those days."""
+    config = {"ops": {recompute_days.name: {"config": {"days": [str(day) for day in days]}}}}
+    return dg.RunRequest(run_config=config, tags={"meters/days": f"{len(days)}"})
+
+
+def plan_run(
+    due: Sequence[LocalDay], past: Sequence[PastRun], *, since: datetime, now: datetime, settings: Settings
+) -> Plan:
+    """Which days to compute now.
+
+    Args:
+        due: late days in their order.
+        past: runs of the job, the newest first.
+        since: since when there have been late days.
+        now: this moment.
+        settings: how long to wait for quiet.
+    """
+    if any(run.ended_at is None for run in past):
+        return Plan([], "a run computes late days")
+    paused = _paused(past, now)
+    days = [day for day in due if day.day not in paused]
+    if not days:
+        return Plan([], f"{_named(sorted(paused))} failed and wait for another try" if due else "no day is late")
+    newest = max(day.changed_at for day in days if day.changed_at)
+    quiet, patience = timedelta(seconds=settings.late_quiet_seconds), timedelta(seconds=LONGEST_WAIT_SECONDS)
+    if now - newest < quiet and now - since < patience:
+        return Plan([], f"{_named([day.day for day in days])} are late, and readings still arrive")
+    chosen = [day.day for day in days[:DAYS_PER_RUN]]
+    return Plan(chosen, f"computing {_named(chosen)} again")
+
+
+def _paused(past: Sequence[PastRun], now: datetime) -> set[date]:
+    """Days whose last run failed not long ago; each failure in a row doubles the pause."""
+    failures: dict[date, int] = {}
+    last_end: dict[date, datetime] = {}
+    settled: set[date] = set()
+    for run in past:
+        for day in run.days - settled:
+            if run.succeeded or run.ended_at is None:
+                settled.add(day)
+            else:
+                failures[day] = failures.get(day, 0) + 1
+                last_end.setdefault(day, run.ended_at)
+
+    def pause(day: date) -> timedelta:
+        return timedelta(seconds=min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (failures[day] - 1)))
+
+    return {day for day, end in last_end.items() if now - end < pause(day)}
+
+
+def _past_runs(instance: dg.DagsterInstance) -> list[PastRun]:
+    records = instance.get_run_records(dg.RunsFilter(job_name=late_readings_job.name), limit=RUNS_LOOKED_AT)
+    return [
+        PastRun(
+            days=frozenset(date.fromisoformat(day) for day in _days_of(record.dagster_run.run_config)),
+            succeeded=record.dagster_run.is_success,
+            ended_at=_ended_at(record),
+        )
+        for record in records
+    ]
+
+
+def _days_of(run_config: Any) -> list[str]:
+    return run_config.get("ops", {}).get(recompute_days.name, {}).get("config", {}).get("days", [])
+
+
+def _ended_at(record: Any) -> datetime | None:
+    if not record.dagster_run.is_finished:
+        return None
+    # A run that was reported dead by hand may have no end.
+    return datetime.fromtimestamp(record.end_time, UTC) if record.end_time else record.update_timestamp
+
+
+def _named(days: Sequence[date]) -> str:
+    shown = ", ".join(str(day) for day in days[:3])
+    return f"{len(days):,} days ({shown}{', …' if len(days) > 3 else ''})"

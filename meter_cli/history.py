@@ -1,0 +1,102 @@
+"""`meters history`: what was published of a day, what changed, when and why."""
+
+import dataclasses
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from meter_cli.console import err, out, print_json
+from metering.errors import MetersError
+from metering.settings import load_settings
+from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION, connect
+
+COLLECTIONS = (DAILY_AVERAGES, DAILY_CONSUMPTION, ABNORMAL_DEVICE_SUMMARY)
+IDENTITY = ("_id", "calculation_date", "meter_type", "unit", "device_id", "level", "key", "computed_at", "revision")
+
+
+def history(
+    asset: Annotated[str, typer.Argument(help="One of: " + ", ".join(COLLECTIONS))],
+    day: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="Local day.")],
+    key: Annotated[str | None, typer.Option(help="Only the document with this _id.")] = None,
+    moment: Annotated[
+        str | None,
+        typer.Option("--as-of", metavar="TIME", help="What was published then (ISO 8601; UTC if it says no zone)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Show what was published of a day: every change with its time, run and reason; or the figures of a past moment."""
+    from meter_assets.history import as_of, read_history
+
+    if asset not in COLLECTIONS:
+        raise MetersError(f"'{asset}' publishes no figures", fix=f"Choose from {', '.join(COLLECTIONS)}")
+    instant = _instant(moment) if moment else None
+    settings = load_settings()
+    database = connect(settings)
+    try:
+        versions = read_history(database, asset, day.date().isoformat(), key=key)
+    finally:
+        database.client.close()
+    if instant:
+        versions = as_of(versions, instant)
+    if as_json:
+        print_json([dataclasses.asdict(version) for version in versions])
+        return
+    if not versions:
+        when = f" as of {instant:%Y-%m-%d %H:%M:%S} UTC" if instant else ""
+        compute = f"Compute it: meters backfill {day.date()}"
+        err.print(f"Nothing is published of {day.date()} in {asset}{when}. {compute}", soft_wrap=True)
+        return
+    _print_figures(versions) if instant else _print_changes(versions)
+
+
+def _instant(text: str) -> datetime:
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise MetersError(f"'{text}' is no time", fix="Write one like 2024-05-18T12:00:00Z") from None
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def _print_changes(versions: list[Any]) -> None:
+    from meter_assets.history import changed_figures
+
+    before: Any = None
+    for version in versions:
+        if before is None or before.key != version.key:
+            before = None
+            out.print(f"[bold]{version.key}[/]", soft_wrap=True)
+        since = f"{version.since:%Y-%m-%d %H:%M:%S} UTC"
+        if before is None and not version.why:
+            out.print(f"  {version.revision}  {since}  first published: {_figures(version.document)}", soft_wrap=True)
+        else:
+            why = ", ".join(version.why)
+            out.print(f"  {version.revision}  {since}  {why} (run {version.run_id})", soft_wrap=True)
+            if version.document is None:
+                out.print("       no longer published", soft_wrap=True)
+            for name, (was, now) in changed_figures(before and before.document, version.document).items():
+                if version.document is not None and name not in IDENTITY:
+                    out.print(f"       {name}: {_said(was)} → {_said(now)}", soft_wrap=True, markup=False)
+        before = version
+
+
+def _print_figures(versions: list[Any]) -> None:
+    for version in versions:
+        table = Table("figure", "value", title=f"{version.key}, revision {version.revision}", box=None, pad_edge=False)
+        for name, value in version.document.items():
+            if name not in IDENTITY:
+                table.add_row(name, _said(value))
+        out.print(table)
+
+
+def _figures(document: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {_said(value)}" for name, value in document.items() if name not in IDENTITY and value is not None
+    )
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.6f}".rstrip("0").rstrip(".")
+    return f"{value:,}" if isinstance(value, int) else str(value)
