@@ -1,10 +1,11 @@
-"""A process that materializes some assets of a day: `python -m benchmarks.day_process DAY ASSET…`.
+"""A process that materializes some assets of days: `python -m benchmarks.day_process FIRST LAST ASSET…`.
 
-What `meters backfill DAY` does, restricted to these assets; like each run of the Dagster daemon, a new process.
+What `meters backfill FIRST LAST` does, restricted to these assets; like each run of the Dagster daemon, a new process.
 """
 
 import json
 import os
+import resource
 import sys
 import time
 import warnings
@@ -14,8 +15,8 @@ from metering.settings import load_settings
 
 
 def main() -> None:
-    """Print the seconds of the run and of each step as JSON."""
-    day, *assets = sys.argv[1:]
+    """Print the seconds of the run and of its step, and this process's peak memory in MB, as JSON."""
+    first, last, *assets = sys.argv[1:]
     os.environ.update(dagster_environment(load_settings()))
     import dagster as dg
 
@@ -27,15 +28,12 @@ def main() -> None:
         result = defs.resolve_job_def("daily_readings_job").execute_in_process(
             instance=instance,
             asset_selection=[dg.AssetKey(asset) for asset in assets],
-            tags={"dagster/asset_partition_range_start": day, "dagster/asset_partition_range_end": day},
+            tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
-    steps = {
-        event.step_key: event.step_success_data.duration_ms / 1000
-        for event in result.all_events
-        if event.is_step_success and event.step_key
-    }
-    print(json.dumps({"run": time.monotonic() - started, "steps": steps}))
+    (step,) = [event.step_success_data.duration_ms / 1000 for event in result.all_events if event.is_step_success]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts KiB
+    print(json.dumps({"run": time.monotonic() - started, "step": step, "peak_mb": peak}))
 
 
 if __name__ == "__main__":

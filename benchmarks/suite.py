@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks import days, ingest, kills, routing
+from benchmarks import days, ingest, kills, routing, year
 from benchmarks.measure import Bench, Report, Result, machine
 from benchmarks.stack import own_stack
 from metering.settings import load_settings
@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, Callable[[Bench], list[Result]]] = {
     "large-day": days.large_day,
     "stored-days": days.stored_days,
     "warm-spark": days.warm_spark,
+    "year": year.year,
     "routing": routing.routing,
     "routing-idle": routing.idle,
     "routing-kills": kills.kills,
