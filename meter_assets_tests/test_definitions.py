@@ -6,7 +6,10 @@ import pytest
 from meter_assets.assets.daily import DAILY_SPECS, local_days
 from meter_assets.checks import CHECKS
 from meter_assets.definitions import defs
+from meter_assets.failures import failure_line
 from meter_assets.partitions import LOCAL_DAYS, days_between
+from meter_assets.resources import all_resources
+from metering.settings import load_settings
 
 KEYS = {
     "iot_meter_topic",
@@ -57,6 +60,21 @@ def test_every_check_says_what_it_means_and_invariants_block():
         spec = found[check.asset, check.name]
         assert spec.description
         assert spec.blocking == check.is_invariant
+
+
+def test_a_check_executed_by_itself_says_what_to_do_instead():
+    """The UI has a button for it, and no day to go with it."""
+    key = dg.AssetCheckKey(dg.AssetKey("daily_averages"), "completeness")
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [local_days],
+            selection=dg.AssetSelection.checks(key),
+            resources=all_resources(load_settings()),
+            raise_on_error=False,
+            instance=instance,
+        )
+    (failure,) = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    assert failure_line(failure) == "No day was chosen. Checks are made when a day is computed: materialize it"
 
 
 def test_lineage_goes_from_the_topic_to_the_daily_numbers():

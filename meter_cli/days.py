@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from meter_cli.console import err, out, print_json
-from metering.errors import MetersError, ServiceAwayError
+from metering.errors import MetersError
 from metering.settings import Settings, load_settings
 from metering.store import connect, keep_timezone
 
@@ -58,6 +58,7 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
 
     warnings.filterwarnings("ignore", category=UserWarning, module="dagster")
     from meter_assets.definitions import defs
+    from meter_assets.failures import failure_line
     from meter_assets.partitions import LOCAL_DAYS
     from meter_assets.resources import require_spark
 
@@ -82,7 +83,7 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
         )
     failures = [event for event in result.all_events if event.is_step_failure]
     if not result.success:
-        reason = _reason(failures[0].step_failure_data.error) if failures else "see the run in the UI"
+        reason = failure_line(failures[0].step_failure_data) if failures else "see the run in the UI"
         where = failures[0].step_key if failures else "the run"
         raise MetersError(
             f"{where} failed in run {result.run_id}: {reason}", fix="Run the same command again to resume"
@@ -115,15 +116,6 @@ def _require_partitions(first: date, last: date, partitions: Any) -> None:
             f"{last} is not over yet in {partitions.timezone}; the newest partition is {newest}",
             fix=f"Give a day before {tomorrow}",
         )
-
-
-def _reason(error: Any) -> str:
-    """Our own line for what went wrong; where there is none, the first line of what was at the bottom of it."""
-    ours = (MetersError.__name__, ServiceAwayError.__name__)
-    while error.cause and error.cls_name not in ours:
-        error = error.cause
-    line = error.message.strip().splitlines()[0]
-    return line.split(": ", 1)[1] if error.cls_name in ours else line
 
 
 def dev() -> None:

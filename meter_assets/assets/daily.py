@@ -74,6 +74,11 @@ def local_days(
     context: dg.AssetExecutionContext, pyspark: SparkResource, mongo: MongoResource, lake: LakeResource
 ) -> Iterator[dg.Output]:
     """The days of the run's partitions."""
+    if not context.has_partition_key and not context.has_partition_key_range:
+        # What the button that executes a check by itself asks for.
+        raise dg.Failure(
+            "No day was chosen. Checks are made when a day is computed: materialize it", allow_retries=False
+        )
     assets = {key.to_user_string() for key in context.selected_asset_keys}
     days = days_between(context.partition_time_window)
     materialize_days(context, days, assets, Stores(pyspark, mongo, lake))

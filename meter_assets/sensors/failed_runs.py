@@ -6,6 +6,7 @@ import dagster as dg
 from pymongo.errors import PyMongoError
 
 from alerting.alerts import Alert, Kind, raise_alerts
+from meter_assets.failures import failure_line
 from meter_assets.routing.job import fault_routing_job
 from metering.settings import Settings, load_settings
 from metering.store import connect, mongo_unavailable
@@ -51,12 +52,5 @@ def failed_run_alert(run: dg.DagsterRun, reason: str, settings: Settings) -> Ale
 def _reason(context: dg.RunFailureSensorContext) -> str:
     """The line of the first step that failed, or of the run."""
     for event in context.get_step_failure_events():
-        failure = event.step_failure_data
-        if failure.user_failure_data and failure.user_failure_data.description:
-            return failure.user_failure_data.description
-        error = failure.error
-        while error and error.cause:
-            error = error.cause
-        if error:
-            return error.message.strip().splitlines()[0]
+        return failure_line(event.step_failure_data)
     return (context.failure_event.message or "").strip().split("\n", 1)[0]
