@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from local_stack.dagster import dagster_environment
+from meter_assets.dead_runs import PROCESS_TAG, UNFINISHED
 from meter_assets_tests.days_support import Installation, electricity
 
 DAYS = ("2024-05-01", "2024-05-02", "2024-05-03")
@@ -47,6 +49,14 @@ def rows_in_the_lake(city: Installation, day: str) -> int:
     return pyarrow.dataset.dataset(folder, format="parquet").count_rows() if folder.exists() else 0
 
 
+def unfinished_runs(city: Installation) -> list[str]:
+    """Runs of the installation's own days that hold a place in Dagster's queue."""
+    dagster_environment(city.settings)
+    with dg.DagsterInstance.from_config(str(city.settings.dagster_home)) as instance:
+        runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+        return [run.run_id for run in runs if PROCESS_TAG in run.tags]
+
+
 @contextmanager
 def failpoint(city: Installation, mode: Any, **data: Any) -> Iterator[Callable[[int], None]]:
     """A failure of MongoDB; what it yields waits until so many commands have met it."""
@@ -76,7 +86,9 @@ def test_a_run_that_is_killed_in_the_middle_of_its_write_leaves_the_old_figures(
         assert city.derived() == before
     assert rows_in_the_lake(city, DAYS[0]) == 12  # each asset's day is whole, and this one was finished
     assert [day["day"] for day in city.run("late")] == [DAYS[0]]
+    assert unfinished_runs(city), "Dagster believes that the killed run is at work"
     city.run("backfill", DAYS[0])
+    assert unfinished_runs(city) == []
     assert counted(city) == {DAYS[0]: 12}
     assert city.run("late") == []
 

@@ -57,6 +57,7 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
     import dagster as dg
 
     warnings.filterwarnings("ignore", category=UserWarning, module="dagster")
+    from meter_assets.dead_runs import PROCESS_TAG, end_dead_runs, own_process
     from meter_assets.definitions import defs
     from meter_assets.failures import failure_line
     from meter_assets.partitions import LOCAL_DAYS
@@ -72,9 +73,11 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
     tags = {
         "dagster/asset_partition_range_start": first.isoformat(),
         "dagster/asset_partition_range_end": last.isoformat(),
+        PROCESS_TAG: own_process(),
     }
     started = time.monotonic()
     with dg.DagsterInstance.get() as instance, err.status("Materializing…"):
+        end_dead_runs(instance)
         result = defs.resolve_job_def("daily_readings_job").execute_in_process(
             instance=instance,
             tags=tags,

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 from pymongo.errors import PyMongoError
 
+from meter_assets.dead_runs import end_dead_runs
 from meter_assets.jobs import late_readings_job, recompute_days
 from metering.local_days import LocalDay, late_days
 from metering.settings import Settings, load_settings
@@ -52,6 +53,7 @@ class Plan:
 )
 def late_readings_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """One look; the cursor is since when there have been days to compute."""
+    end_dead_runs(context.instance)  # they would keep the late days' run, and any other, from being started
     settings = load_settings()
     database = connect(settings)
     try:
