@@ -134,7 +134,7 @@ class _DayWork:
     def _stored_readings(self, days: Sequence[transforms.Day]) -> DataFrame:
         spark, mongo = self._stores.pyspark.spark_session, self._stores.mongo
         spans = [mongo.read_readings(spark, start=start, end=end) for start, end in _spans(days)]
-        frame = reduce(DataFrame.union, spans).withColumn(
+        frame = transforms.stored(reduce(DataFrame.union, spans)).withColumn(
             "day", transforms.local_day("timestamp", self._settings.timezone)
         )
         return frame.select(*[column.name for column in columns.RAW_READINGS.columns])

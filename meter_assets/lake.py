@@ -17,11 +17,9 @@ from pyspark.sql import DataFrame, SparkSession
 
 from meter_assets.exchange import exchange
 from metering.errors import MetersError
+from metering.reading import SPARK_SCHEMA
 
-RAW_READINGS_SCHEMA = (
-    "device_id string, timestamp timestamp, meter_type string, usage_kwh double, usage double, flow_rate double, "
-    "`register` double, received_at timestamp, day date"
-)
+RAW_READINGS_SCHEMA = f"{SPARK_SCHEMA}, day date"
 """Columns of raw_readings as a Spark DDL schema, the partition column last; stated once, for writers and readers."""
 
 

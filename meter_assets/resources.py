@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from meter_assets.lake import Lake
 from metering.errors import MetersError, ServiceAwayError
-from metering.reading import SPARK_SCHEMA, reading_id_range
+from metering.reading import STORED_SPARK_SCHEMA, reading_id_range
 from metering.registry import METER_SPARK_SCHEMA, METERS
 from metering.settings import Settings, load_settings
 from metering.store import READINGS, connect, ensure_collections, keep_timezone, mongo_unavailable
@@ -115,6 +115,8 @@ def pyspark_resource(settings: Settings) -> SparkResource:
     """Spark by settings alone: a Connect server (the local stack's, or METERS_SPARK_REMOTE), or METERS_SPARK_MASTER."""
     config: dict[str, Any] = {
         "spark.sql.session.timeZone": "UTC",  # every timestamp here is an instant; local days are made explicitly
+        # As every reader of Parquet has it; Spark's own default is the deprecated INT96, which has no statistics.
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         # A day's file stays open until its task ends: up to so many days need not be sorted to be written apart.
         "spark.sql.maxConcurrentOutputFileWriters": "40",
     }
@@ -155,7 +157,7 @@ class MongoResource(dg.ConfigurableResource):
             database.client.close()
 
     def read_readings(self, spark: SparkSession, *, start: datetime, end: datetime) -> DataFrame:
-        """Stored readings in [start, end), whole seconds, columns of reading.SPARK_SCHEMA.
+        """Stored readings in [start, end), whole seconds, columns of reading.STORED_SPARK_SCHEMA.
 
         The range is pushed down on `_id`, the cluster key, in slices of equal time: no partitioner has to sample.
         """
@@ -165,7 +167,7 @@ class MongoResource(dg.ConfigurableResource):
             until = min(start + step, end)
             low, high = reading_id_range(start, until)
             match = f'[{{"$match": {{"_id": {{"$gte": "{low}", "$lt": "{high}"}}}}}}]'
-            slices.append(self._read(spark, READINGS, SPARK_SCHEMA, pipeline=match))
+            slices.append(self._read(spark, READINGS, STORED_SPARK_SCHEMA, pipeline=match))
             start = until
         return reduce(DataFrame.union, slices)
 

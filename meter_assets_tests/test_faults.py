@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from meter_assets.transforms.readings import judged
+from meter_assets.transforms.readings import judged, stored
 from metering.fault_event import fault_document, parse_fault_event
 from metering.faults import FAULT_RULES, fault_details, rules_in_force, with_registry
-from metering.reading import SPARK_SCHEMA, encode_message, parse_reading, to_document
+from metering.reading import STORED_SPARK_SCHEMA, encode_message, parse_reading, to_document
 from metering.registry import METER_SPARK_SCHEMA
 from streaming.router.messages import SESSION_OPTIONS, fault_messages, is_reading, readings
 
@@ -108,9 +108,11 @@ def test_stream_and_batch_give_the_same_verdict(spark: SparkSession, registry: D
     """The stream's messages, parsed from JSON by Spark, against the stored documents, parsed by pydantic."""
     values = [value for value, _ in CASES]
     documents = [{**to_document(parse_reading(value)), "received_at": RECEIVED} for value in values]
-    columns = [part.split()[0].strip("`") for part in SPARK_SCHEMA.split(", ")]
-    stored = spark.createDataFrame([tuple(each.get(name) for name in columns) for each in documents], SPARK_SCHEMA)
-    batch = {row["_id"] + row["device_id"]: row["faults"] for row in judged(stored, registry, FAULT_RULES).collect()}
+    names = [part.split()[0].strip("`") for part in STORED_SPARK_SCHEMA.split(", ")]
+    rows = [tuple(each.get(name) for name in names) for each in documents]
+    readings = stored(spark.createDataFrame(rows, STORED_SPARK_SCHEMA))
+    found = judged(readings, registry, FAULT_RULES).withColumn("at", F.unix_millis("timestamp")).collect()
+    batch = {(row["device_id"], row["at"], row["meter_type"]): row["faults"] for row in found}
 
     events = fault_messages(arrived(spark, values), registry, FAULT_RULES, topic="t", topics={}).collect()
     stream = [fault_document(parse_fault_event(bytes(event["value"]))) for event in events]
@@ -123,7 +125,8 @@ def test_stream_and_batch_give_the_same_verdict(spark: SparkSession, registry: D
         assert said == list(expected)
         same_identity = [each for each, other in zip(values, documents, strict=True) if other["_id"] == document["_id"]]
         if len(same_identity) == 1:
-            assert batch[document["_id"] + document["device_id"]] == said
+            at = round(document["timestamp"].timestamp() * 1000)
+            assert batch[document["device_id"], at, document["meter_type"]] == said
 
 
 def test_an_event_carries_the_message_untouched_and_its_rules_in_headers(spark: SparkSession, registry: DataFrame):

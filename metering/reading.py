@@ -31,6 +31,9 @@ FAULT_SIGN = -1
 DEVICE_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
 """Without '|', which separates the parts of an _id, and without anything that could be a path."""
 
+ID_PATTERN = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{3})?Z\|[A-Za-z0-9]"
+"""What an _id looks like, as far as its parts can be told from it."""
+
 AMOUNT_LIMIT = 999_999_999
 """Largest magnitude of an amount in its unit: ten digits before the point leave nine behind it in exact sums."""
 
@@ -185,17 +188,23 @@ def to_document(reading: ElectricityReading | WaterReading) -> dict[str, Any]:
 
 
 SPARK_SCHEMA = (
-    "_id string, device_id string, timestamp timestamp, meter_type string, usage_kwh double, usage double, "
-    "flow_rate double, `register` double, schema_version int, received_at timestamp"
+    "device_id string, timestamp timestamp, meter_type string, usage_kwh double, usage double, flow_rate double, "
+    "`register` double, received_at timestamp"
 )
-"""The stored reading as a Spark DDL schema; a field that the meter type lacks is null."""
+"""A reading as a Spark DDL schema; a field that the meter type lacks is null."""
+
+STORED_SPARK_SCHEMA = (
+    "_id string, usage_kwh double, usage double, flow_rate double, `register` double, received_at timestamp"
+)
+"""What Spark reads of a stored reading: the rest follows from it (see transforms.readings.stored), and the MongoDB
+connector takes as long for each field of a document as for finding the document."""
 
 DOCUMENT_SCHEMA: dict[str, Any] = {
     "bsonType": "object",
     "required": ["_id", "device_id", "timestamp", "meter_type", "schema_version", "received_at"],
     "additionalProperties": False,
     "properties": {
-        "_id": {"bsonType": "string"},
+        "_id": {"bsonType": "string", "pattern": ID_PATTERN},
         "device_id": {"bsonType": "string"},
         "timestamp": {"bsonType": "date"},
         "meter_type": {"enum": [str(meter_type) for meter_type in MeterType]},

@@ -7,6 +7,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from metering.faults import FaultRule, faults, is_faulty, with_registry
+from metering.reading import MeterType
 from metering.registry import UNASSIGNED
 
 AMOUNT = "decimal(18,9)"
@@ -18,6 +19,25 @@ Day = tuple[date, datetime, datetime]
 def local_day(timestamp: str, timezone: str) -> Column:
     """`date`: the city's local day of a UTC timestamp column. Holds for days of 23 and 25 hours."""
     return F.to_date(F.from_utc_timestamp(F.col(timestamp), timezone))
+
+
+def stored(documents: DataFrame) -> DataFrame:
+    """Readings out of their documents: meter and instant follow from the key, the type from the usage field.
+
+    Args:
+        documents: columns of reading.STORED_SPARK_SCHEMA.
+
+    Returns:
+        Columns of reading.SPARK_SCHEMA.
+    """
+    return documents.select(
+        F.substring_index("_id", "|", -1).alias("device_id"),
+        F.substring_index("_id", "|", 1).cast("timestamp").alias("timestamp"),
+        F.when(F.col("usage_kwh").isNotNull(), str(MeterType.ELECTRICITY))
+        .otherwise(str(MeterType.WATER))
+        .alias("meter_type"),
+        *("usage_kwh", "usage", "flow_rate", "register", "received_at"),
+    )
 
 
 def judged(readings: DataFrame, meters: DataFrame, rules: tuple[FaultRule, ...]) -> DataFrame:

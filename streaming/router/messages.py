@@ -41,7 +41,7 @@ def readings(messages: DataFrame) -> DataFrame:
     """Messages of the Kafka source as readings, loosely parsed; what is no JSON object at all is left out.
 
     Returns:
-        columns of reading.SPARK_SCHEMA without `_id` (timestamp to the millisecond), and `timestamp_text`, `payload`
+        columns of reading.SPARK_SCHEMA (timestamp to the millisecond), and `timestamp_text`, `payload`
         (strings), `topic`, `partition`, `offset`.
     """
     parsed = messages.select(
