@@ -7,6 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymongo import MongoClient
@@ -15,9 +16,12 @@ from pyspark.sql import SparkSession
 
 from local_stack import LocalStack
 from local_stack.jars import fetch_jars
+from meter_assets.resources import require_spark
 from meter_assets_tests.csv_oracle import shared_data_folder
 from meter_assets_tests.days_support import Installation
-from meter_assets_tests.support import settings_for
+from meter_assets_tests.shared_spark import SharedSpark
+from meter_assets_tests.support import settings_for, wait_for
+from metering.errors import MetersError
 from metering.settings import Settings, load_settings
 from metering.store import connect, ensure_collections
 
@@ -29,6 +33,32 @@ def pytest_configure() -> None:
     SIGINT does; ignored signals are handed down to every child.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+MONGO_ARGUMENTS = [
+    *("--setParameter", "enableTestCommands=1"),
+    # How long the work of a process that was killed stands in the way of others; a minute by default.
+    *("--setParameter", "transactionLifetimeLimitSeconds=20"),
+]
+
+_shared_spark = SharedSpark()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Start the Spark that all processes share, while they collect their tests."""
+    _shared_spark.begin()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process where it is."""
+    node.workerinput["spark_port"] = _shared_spark.port
+
+
+def pytest_sessionfinish() -> None:
+    """Stop it, when all processes have ended."""
+    _shared_spark.end()
 
 
 LONG_FILES = (
@@ -49,12 +79,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def settings() -> Iterator[Settings]:
+def spark_port(request: pytest.FixtureRequest) -> int | None:
+    """Port of the Spark that all processes of a parallel session share; None: this process has its own."""
+    return getattr(request.config, "workerinput", {}).get("spark_port")
+
+
+@pytest.fixture(scope="session")
+def settings(spark_port: int | None) -> Iterator[Settings]:
     """Settings of the session's installation, in force for this process and its children. Starts nothing."""
     # Not pytest's tmp_path: paths stay short, and the data goes at once instead of three sessions later.
     home = Path(tempfile.mkdtemp(prefix="meters-"))
     before = {name: value for name, value in os.environ.items() if name.startswith("METERS_")}
-    chosen = settings_for(home)
+    chosen = settings_for(home, **({"spark_port": spark_port} if spark_port else {}))
     os.environ.update(chosen.environment())
     load_settings.cache_clear()
     yield load_settings()
@@ -66,11 +102,23 @@ def settings() -> Iterator[Settings]:
 
 
 @pytest.fixture(scope="session")
-def stack(settings: Settings) -> Iterator[LocalStack]:
+def stack(settings: Settings, spark_port: int | None) -> Iterator[LocalStack]:
     """MongoDB (with its failpoints), Kafka and Spark, started by the first test that asks for them."""
     fetch_jars(settings)
-    with LocalStack(settings, arguments={"mongo": ["--setParameter", "enableTestCommands=1"]}) as running:
+    services = ("mongo", "kafka") if spark_port else ("mongo", "kafka", "spark")
+    with LocalStack(settings, services, arguments={"mongo": MONGO_ARGUMENTS}) as running:
+        if spark_port:
+            wait_for(lambda: spark_answers(settings), 180, "the Spark that all processes share answers")
         yield running
+
+
+def spark_answers(settings: Settings) -> bool:
+    """Does somebody listen there?"""
+    try:
+        require_spark(settings)
+    except MetersError:
+        return False
+    return True
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def test_a_run_that_is_killed_in_the_middle_of_its_write_leaves_the_old_figures(
     before = city.derived()
     city.send(*readings(DAYS[0], hours=(18,)))
     write = {"failCommands": ["update"], "namespace": f"{city.database.name}.daily_averages"}
-    with failpoint(city, "alwaysOn", blockConnection=True, blockTimeMS=20_000, **write) as entered:
+    with failpoint(city, "alwaysOn", blockConnection=True, blockTimeMS=5_000, **write) as entered:
         run = subprocess.Popen([METERS, "backfill", DAYS[0]], env=city.environment, stderr=subprocess.DEVNULL)
         entered(1)
         run.send_signal(signal.SIGKILL)

@@ -11,7 +11,6 @@ import pytest
 from pymongo import MongoClient
 
 from local_stack import LocalStack
-from local_stack.jars import fetch_jars
 from meter_assets_tests.support import meters, settings_for
 from meter_cli.demo_checks import daily_numbers
 from meter_cli.demo_faults import routed_faults
@@ -22,12 +21,11 @@ from streaming.simulation_options import SimulationOptions, history_window
 
 
 @pytest.fixture
-def own() -> Iterator[Settings]:
+def own(stack: LocalStack) -> Iterator[Settings]:
     """An installation of the demo's own: the router routes whatever is on the topic, other tests' readings too."""
     home = Path(tempfile.mkdtemp(prefix="meters-"))
-    settings = settings_for(home)
-    fetch_jars(settings)
-    with LocalStack(settings):
+    settings = settings_for(home, spark_port=stack.settings.spark_port)
+    with LocalStack(settings, services=("mongo", "kafka")):
         yield settings
     shutil.rmtree(home, ignore_errors=True)
 
