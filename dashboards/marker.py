@@ -1,4 +1,4 @@
-"""How we know again what we have made in Metabase: by the last line of its description.
+"""How what we have made in Metabase is known again: by the last line of its description.
 
     [meters dashboards: worst_meters #17 3f9a12bc0d4e]
 
@@ -28,8 +28,11 @@ class Kept:
 
 
 def begun(text: str, key: str) -> str:
-    """The description of a thing whose id is not known yet; a run that dies here is continued by the next one."""
-    return f"{text}\n\n[meters dashboards: {key}]"
+    """The description, or the name, of a thing whose id is not known yet.
+
+    A run that dies before it writes the id is continued by the next one.
+    """
+    return f"{text} [meters dashboards: {key}]"
 
 
 def described(text: str, kept: Kept) -> str:
@@ -41,11 +44,12 @@ def kept_among(items: Iterable[dict[str, Any]]) -> dict[str, Kept]:
     """Our own among things of Metabase, by key; of two with one key the elder.
 
     Args:
-        items: with `id` and `description`.
+        items: with `id`, `description` and `name`; a thing that cannot be created with a description begins with our
+            line in its name.
     """
     found: dict[str, Kept] = {}
     for item in sorted((each for each in items if isinstance(each["id"], int)), key=lambda each: each["id"]):
-        line = _LINE.search(item.get("description") or "")
+        line = _LINE.search(item.get("description") or item["name"])
         if line and line["id"] in (None, str(item["id"])):
             found.setdefault(line["key"], Kept(line["key"], item["id"], line["fingerprint"]))
     return found

@@ -171,7 +171,7 @@ class _Run:
             key=DATABASE_KEY,
             name=DATABASE_TITLE,
             definition=[{**body, "details": sealed}, text],
-            create=lambda: body,
+            create=lambda: {**body, "name": begun(DATABASE_TITLE, DATABASE_KEY)},  # the API takes no description here
             change=lambda _: body,
             text=text,
         )
