@@ -119,9 +119,9 @@ class Metabase:
                 self._http.delete(f"{self.url}/api/session", timeout=CONNECT_SECONDS)
         self._http.close()
 
-    def get(self, path: str, **parameters: Any) -> Any:
+    def get(self, path: str) -> Any:
         """What is at a path."""
-        return self._ask("GET", path, f"show {path}", parameters=parameters)
+        return self._ask("GET", path, f"show {path}")
 
     def post(self, path: str, body: Json, what: str) -> Json:
         """Create something; `what` names it for errors."""
@@ -134,18 +134,15 @@ class Metabase:
     def _begin_session(self, answer: Json) -> None:
         self._http.headers["X-Metabase-Session"] = str(answer["id"])
 
-    def _ask(self, method: str, path: str, what: str, body: Json | None = None, parameters: Json | None = None) -> Any:
-        return self._answer(self._send(method, path, body, parameters), what)
+    def _ask(self, method: str, path: str, what: str, body: Json | None = None) -> Any:
+        return self._answer(self._send(method, path, body), what)
 
-    def _send(
-        self, method: str, path: str, body: Json | None = None, parameters: Json | None = None
-    ) -> requests.Response:
+    def _send(self, method: str, path: str, body: Json | None = None) -> requests.Response:
         try:
             # No redirects: the password goes to the address that was set, and nowhere else.
             response = self._http.request(
                 method,
                 self.url + path,
-                params=parameters,
                 json=body,
                 timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
                 allow_redirects=False,

@@ -13,6 +13,7 @@ COLLECTION_TEXT = "Consumption, faults and completeness of the city's meters."
 
 DATABASE_KEY = "database"
 DATABASE_TITLE = "Smart metering"
+DATABASE_TEXT = "The platform's MongoDB, to be read."
 
 DASHBOARD_KEY = "dashboard"
 DASHBOARD_TITLE = "Smart metering"

@@ -44,11 +44,6 @@ class Filter:
         return self.tag_id[:8]
 
     @property
-    def section(self) -> str:
-        """Where Metabase lists it among the kinds of filters."""
-        return self.kind
-
-    @property
     def target(self) -> list[Any]:
         """What a parameter sets in a query."""
         return ["variable", ["template-tag", self.name]]

@@ -4,30 +4,19 @@ Everything is written once, and again only when its definition has changed: what
 stays. What is gone there, archived or deleted, is made anew.
 """
 
-import hashlib
-import hmac
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from dashboards.client import Json, Metabase, check_version
-from dashboards.layout import (
-    COLLECTION_KEY,
-    COLLECTION_TEXT,
-    COLLECTION_TITLE,
-    DASHBOARD_KEY,
-    DASHBOARD_TEXT,
-    DASHBOARD_TITLE,
-    DATABASE_KEY,
-    DATABASE_TITLE,
-    TILES,
-)
-from dashboards.marker import Kept, begun, described, fingerprint, kept_among
-from dashboards.merge import merged_dashboard
-from dashboards.questions import FILTERS, QUESTIONS, Question
+from dashboards import definitions
+from dashboards.client import Metabase, check_version
+from dashboards.definitions import Definition
+from dashboards.layout import COLLECTION_TITLE
+from dashboards.marker import Kept, described, fingerprint, kept_among
+from dashboards.questions import QUESTIONS
 from metering.errors import MetersError
 from metering.settings import Settings
 
@@ -68,6 +57,11 @@ class Target:
     password: str
     mongo_uri: str
 
+    @property
+    def secrets(self) -> list[str]:
+        """What no message may show."""
+        return [self.password, self.mongo_uri, *filter(None, [parse_uri(self.mongo_uri)["password"]])]
+
 
 def target_of(settings: Settings) -> Target:
     """What the settings say.
@@ -106,7 +100,7 @@ def provision(target: Target, *, wait_seconds: float, dry_run: bool = False, pol
     Raises:
         MetersError: it is not up, not supported, does not let us in, or refuses something.
     """
-    metabase = Metabase(target.url, secrets=(target.password, target.mongo_uri))
+    metabase = Metabase(target.url, secrets=target.secrets)
     try:
         metabase.wait_until_healthy(wait_seconds, poll_seconds)
         properties = metabase.properties()
@@ -145,157 +139,45 @@ class _Run:
 
     def everything(self) -> None:
         """Each after those that it needs the id of."""
-        database = self._database()
-        collection = self._collection()
-        kept = self._items(collection)
-        cards = {
-            question.key: self._question(question, kept.get(question.key), database, collection)
-            for question in QUESTIONS
-        }
-        self._dashboard(kept.get(DASHBOARD_KEY), cards, collection)
-        known = {DASHBOARD_KEY, *cards}
-        self._report.steps += [Step("question", key, ABANDONED, kept[key].id) for key in kept if key not in known]
+        connection = definitions.database_connection(self._target.mongo_uri, self._target.password)
+        database_id = self._keep(connection, kept_among(self._get(connection.path).get("data", [])))
+        folder = definitions.collection()
+        collection_id = self._keep(folder, kept_among(self._get(folder.path) or []))
+        items = self._get(f"{folder.path}/{collection_id}/items?models=card&models=dashboard") if collection_id else {}
+        kept = kept_among(items.get("data", []))
+        cards = [definitions.question_card(question, database_id, collection_id) for question in QUESTIONS]
+        card_ids = {card.key: self._keep(card, kept) for card in cards}
+        overview = definitions.dashboard(card_ids, collection_id)
+        self._keep(overview, kept)
+        others = kept.keys() - card_ids.keys() - {overview.key}
+        self._report.steps += [Step("question", key, ABANDONED, kept[key].id) for key in sorted(others)]
 
-    def _database(self) -> int | None:
-        uri = self._target.mongo_uri
-        # A fingerprint that people can read must not help anybody to guess the password in the URI.
-        sealed = hmac.new(self._target.password.encode(), uri.encode(), hashlib.sha256).hexdigest()
-        details = {"use-conn-uri": True, "conn-uri": uri, "let-user-control-scheduling": True}
-        # The questions are native queries: names of collections and fields suffice, values need not be scanned.
-        body = {"name": DATABASE_TITLE, "engine": "mongo", "is_full_sync": False, "details": details}
-        text = "The platform's MongoDB, to be read."
-        return self._keep(
-            "database connection",
-            "/api/database",
-            kept_among(self._get("/api/database", "data")).get(DATABASE_KEY),
-            key=DATABASE_KEY,
-            name=DATABASE_TITLE,
-            definition=[{**body, "details": sealed}, text],
-            create=lambda: {**body, "name": begun(DATABASE_TITLE, DATABASE_KEY)},  # the API takes no description here
-            change=lambda _: body,
-            text=text,
-        )
+    def _get(self, path: str) -> Any:
+        return self._metabase.get(path) if self._metabase else {}
 
-    def _collection(self) -> int | None:
-        body = {"name": COLLECTION_TITLE}
-        return self._keep(
-            "collection",
-            "/api/collection",
-            kept_among(self._get("/api/collection")).get(COLLECTION_KEY),
-            key=COLLECTION_KEY,
-            name=COLLECTION_TITLE,
-            definition=[body, COLLECTION_TEXT],
-            create=lambda: {**body, "description": begun(COLLECTION_TEXT, COLLECTION_KEY)},
-            change=lambda _: body,
-            text=COLLECTION_TEXT,
-        )
-
-    def _items(self, collection: int | None) -> dict[str, Kept]:
-        if collection is None:
-            return {}
-        return kept_among(self._get(f"/api/collection/{collection}/items", "data", models=["card", "dashboard"]))
-
-    def _question(
-        self, question: Question, kept: Kept | None, database: int | None, collection: int | None
-    ) -> int | None:
-        tags = {each.name: each.template_tag() for each in question.filters}
-        native = {"query": question.query, "collection": question.collection, "template-tags": tags}
-        body = {
-            "name": question.title,
-            "type": "question",
-            "display": question.display,
-            "visualization_settings": question.settings,
-            "dataset_query": {"type": "native", "database": database, "native": native},
-            "parameters": [{"id": each.tag_id, "target": each.target, **each.parameter()} for each in question.filters],
-            "collection_id": collection,
-        }
-        return self._keep(
-            "question",
-            "/api/card",
-            kept,
-            key=question.key,
-            name=question.title,
-            definition=[body, question.text],
-            create=lambda: {**body, "description": begun(question.text, question.key)},
-            change=lambda _: body,
-            text=question.text,
-        )
-
-    def _dashboard(self, kept: Kept | None, cards: dict[str, int | None], collection: int | None) -> None:
-        parameters = [{"id": each.parameter_id, "sectionId": each.section, **each.parameter()} for each in FILTERS]
-        dashcards = [
-            {
-                "card_id": cards[tile.question.key],
-                "row": tile.row,
-                "col": tile.col,
-                "size_x": tile.width,
-                "size_y": tile.height,
-                "visualization_settings": {},
-                "parameter_mappings": [
-                    # Without its card_id Metabase passes over a mapping and says nothing.
-                    {"parameter_id": each.parameter_id, "card_id": cards[tile.question.key], "target": each.target}
-                    for each in tile.question.filters
-                ],
-            }
-            for tile in TILES
-        ]
-        body = {"name": DASHBOARD_TITLE, "parameters": parameters, "dashcards": dashcards}
-        first = {"name": DASHBOARD_TITLE, "collection_id": collection}
-        self._keep(
-            "dashboard",
-            "/api/dashboard",
-            kept,
-            key=DASHBOARD_KEY,
-            name=DASHBOARD_TITLE,
-            definition=[body, DASHBOARD_TEXT, collection],
-            create=lambda: {**first, "description": begun(DASHBOARD_TEXT, DASHBOARD_KEY)},
-            change=lambda id_: merged_dashboard(body, self._get(f"/api/dashboard/{id_}")),
-            text=DASHBOARD_TEXT,
-        )
-
-    def _get(self, path: str, key: str | None = None, **parameters: Any) -> Any:
-        if self._metabase is None:
-            return []
-        answer = self._metabase.get(path, **parameters)
-        return answer[key] if key else answer
-
-    def _keep(
-        self,
-        kind: str,
-        path: str,
-        kept: Kept | None,
-        *,
-        key: str,
-        name: str,
-        definition: Any,
-        create: Callable[[], Json],
-        change: Callable[[int], Json],
-        text: str,
-    ) -> int | None:
-        """Have one thing be as defined.
+    def _keep(self, definition: Definition, found: Mapping[str, Kept]) -> int | None:
+        """Have one thing be as defined, if it is not.
 
         Args:
-            kind: what people call such a thing.
-            path: of such things in the API.
-            kept: it, if it is there.
-            key: its definition's key.
-            name: its name.
-            definition: all that it follows from; to be compared with what was last written.
-            create: the body that creates it.
-            change: the body that makes it as defined, for its id.
-            text: its description, without our own line.
+            definition: it.
+            found: our own among the things of its kind.
 
         Returns:
             Its id; None if it is still to be created, in a dry run.
         """
-        mark = fingerprint(definition)
+        kept = found.get(definition.key)
+        mark = fingerprint(definition.compared)
         action = CREATED if not kept else UNCHANGED if kept.fingerprint == mark else UPDATED
         id_ = kept.id if kept else None
-        what = f"the {kind} {name}"
+        name = definition.body["name"]
         if self._metabase and not self._dry_run and action != UNCHANGED:
+            what = f"the {definition.kind} {name}"
             if id_ is None:
-                id_ = int(self._metabase.post(path, create(), what)["id"])
-            body = {**change(id_), "description": described(text, Kept(key, id_, mark))}
-            self._metabase.put(f"{path}/{id_}", body, what)
-        self._report.steps.append(Step(kind, name, action, id_))
+                id_ = int(self._metabase.post(definition.path, definition.creation, what)["id"])
+            place = f"{definition.path}/{id_}"
+            merge = definition.merge
+            body = merge(definition.body, self._metabase.get(place)) if merge else definition.body
+            text = described(definition.text, Kept(definition.key, id_, mark))
+            self._metabase.put(place, {**body, "description": text}, what)
+        self._report.steps.append(Step(definition.kind, name, action, id_))
         return id_

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dashboards import definitions
 from dashboards import provision as provisioning
 from dashboards.layout import TILES
 from dashboards.provision import Report, Target, provision, target_of
@@ -136,7 +137,7 @@ def test_tiles_filters_and_tabs_of_people_stay_when_our_dashboard_changes(
     numbers = [tile["id"] for tile in dashboard["dashcards"]]
 
     taller = [dataclasses.replace(tile, height=9) if tile.row == 21 else tile for tile in TILES]
-    monkeypatch.setattr(provisioning, "TILES", taller)
+    monkeypatch.setattr(definitions, "TILES", taller)
     assert run(target).changes == 1
     (dashboard,) = server.things["dashboard"].values()
     assert [tile["id"] for tile in dashboard["dashcards"]] == numbers
@@ -188,7 +189,7 @@ def test_a_question_that_is_no_longer_defined_is_named_and_stays(
 ) -> None:
     run(target)
     monkeypatch.setattr(provisioning, "QUESTIONS", [each for each in QUESTIONS if each.key != WORST.key])
-    monkeypatch.setattr(provisioning, "TILES", [tile for tile in TILES if tile.question.key != WORST.key])
+    monkeypatch.setattr(definitions, "TILES", [tile for tile in TILES if tile.question.key != WORST.key])
     report = run(target)
     assert actions(report)[f"question {WORST.key}"] == "abandoned"
     assert not any(card["archived"] for card in server.things["card"].values())
