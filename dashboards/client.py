@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
@@ -41,6 +42,8 @@ class Metabase:
         self.url = url
         self._secrets = secrets
         self._http = requests.Session()
+        # The header alone says which session a request belongs to, and no cookie beside it.
+        self._http.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
     def wait_until_healthy(self, seconds: float, poll_seconds: float = 1.0) -> None:
         """Return once Metabase says that it is up; a new one takes a minute or two for its own database.
@@ -64,10 +67,13 @@ class Metabase:
         """Why it is not up; empty when it is."""
         try:
             response = self._http.get(f"{self.url}/api/health", timeout=CONNECT_SECONDS, allow_redirects=False)
-        except requests.ConnectionError:
-            return "nothing answers there"
         except requests.Timeout:
             return f"no answer within {CONNECT_SECONDS} s"
+        except requests.ConnectionError:
+            return "nothing answers there"
+        except requests.RequestException as error:
+            return type(error).__name__
+        self._stay(response)
         if response.status_code == 200 and _json(response).get("status") == "ok":
             return ""
         if response.status_code == 503:
@@ -116,7 +122,7 @@ class Metabase:
         """End the session, so that none is left behind by each run."""
         if "X-Metabase-Session" in self._http.headers:
             with suppress(requests.RequestException):  # it ends by itself
-                self._http.delete(f"{self.url}/api/session", timeout=CONNECT_SECONDS)
+                self._http.delete(f"{self.url}/api/session", timeout=CONNECT_SECONDS, allow_redirects=False)
         self._http.close()
 
     def get(self, path: str) -> Any:
@@ -139,7 +145,6 @@ class Metabase:
 
     def _send(self, method: str, path: str, body: Json | None = None) -> requests.Response:
         try:
-            # No redirects: the password goes to the address that was set, and nowhere else.
             response = self._http.request(
                 method,
                 self.url + path,
@@ -151,12 +156,16 @@ class Metabase:
             raise ServiceAwayError(
                 f"Metabase at {self.url} does not answer ({type(error).__name__})", fix="Check that it runs"
             ) from None
+        self._stay(response)
+        return response
+
+    def _stay(self, response: requests.Response) -> None:
+        """Follow no redirect: the password goes to the address that was set, and nowhere else."""
         if response.is_redirect:
             raise MetersError(
-                f"Metabase at {self.url} sends on to {response.headers['Location']}",
-                fix="Set METERS_METABASE_URL to the address where it answers itself",
+                f"{self.url} sends on to {response.headers['Location']}",
+                fix="Set METERS_METABASE_URL to the address where Metabase answers itself",
             )
-        return response
 
     def _answer(self, response: requests.Response, what: str) -> Any:
         if not response.ok:

@@ -46,6 +46,7 @@ class MetabaseServer:
         }  # fmt: skip
         self.writes: list[tuple[str, str]] = []  # what has changed content, in order
         self.fail_after: int | None = None  # that many writes, then HTTP 500
+        self.moved_to = ""
         self._next = {kind: 1 for kind in (*self.things, "dashcard")}
         self._lock = threading.Lock()
 
@@ -288,7 +289,9 @@ def serving(server: MetabaseServer) -> Iterator[str]:
             status, answer = server.answer(self.command, address.path, parse_qs(address.query), session, body)
             plain = answer if isinstance(answer, str) else None
             payload = b"" if answer is None else (plain or json.dumps(answer)).encode()
-            self.send_response(status)
+            self.send_response(301 if server.moved_to else status)
+            if server.moved_to:
+                self.send_header("Location", server.moved_to)
             self.send_header("Content-Type", "text/plain" if plain else "application/json")
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()

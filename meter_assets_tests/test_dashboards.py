@@ -216,6 +216,10 @@ def test_refusals_are_one_line_each_without_secrets(server: MetabaseServer, targ
     with pytest.raises(ServiceAwayError, match="not ready after 0 s: nothing answers there"):
         provision(dataclasses.replace(target, url=f"http://{LOOPBACK}:{port}"), wait_seconds=0)
 
+    server.moved_to = "https://metabase.example.org/"
+    assert "sends on to https://metabase.example.org/" in refusal(target)
+    server.moved_to = ""
+
     server.starting = 10**9
     with pytest.raises(ServiceAwayError, match=r"not ready after 0\.1 s: it is starting"):
         provision(target, wait_seconds=0.1, poll_seconds=0.01)
