@@ -177,7 +177,7 @@ def check_card(card: Json) -> None:
 
 
 def _check_target(target: Any, parameter_type: str, tags: Mapping[str, Json]) -> None:
-    tag = target[1][1] if isinstance(target, list) and target[0] == "variable" else None
+    tag = target[1][1] if isinstance(target, list) and target[0] == "variable" else ""
     if tag not in tags:
         raise refuse("target", f"it maps to nothing: {target}")
     if parameter_type not in PARAMETER_TYPES[tags[tag]["type"]]:
