@@ -7,7 +7,21 @@ import sys
 
 import typer
 
-from meter_cli import alerts, bench, contract, days, demo, history, ingest, late, replay, route, simulate, stack
+from meter_cli import (
+    alerts,
+    bench,
+    contract,
+    dashboards,
+    days,
+    demo,
+    history,
+    ingest,
+    late,
+    replay,
+    route,
+    simulate,
+    stack,
+)
 from meter_cli.console import err
 from metering.errors import MetersError
 
@@ -33,6 +47,7 @@ app.command()(history.history)
 app.add_typer(late.app, name="late")
 app.command()(days.dev)
 app.add_typer(alerts.app, name="alerts")
+app.command()(dashboards.dashboards)
 app.command()(contract.schema)
 app.command()(bench.bench)
 

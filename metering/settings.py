@@ -137,6 +137,14 @@ class Settings(BaseSettings):
     alert_mail_from: str | None = Field(default=None, description="Sender of alert mails.")
     alert_mail_to: str | None = Field(default=None, description="Receivers of alert mails, comma-separated.")
 
+    metabase_url: str | None = Field(default=None, description="http(s) address of the Metabase to provision.")
+    metabase_admin_email: str | None = Field(default=None, description="Login of its administrator.")
+    metabase_admin_password: SecretStr | None = None
+    metabase_mongo_uri: SecretStr | None = Field(
+        default=None,
+        description="MongoDB as Metabase reaches it: a read-only user's, with the database in its path; secret.",
+    )
+
     @field_validator("home", "cache_dir", mode="after")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
@@ -164,9 +172,13 @@ class Settings(BaseSettings):
     @field_validator("webhook_url")
     @classmethod
     def _http_address(cls, url: SecretStr | None) -> SecretStr | None:
-        address = urlsplit(url.get_secret_value()) if url else None
-        if address and (address.scheme not in ("http", "https") or not address.hostname):
-            raise ValueError("it must begin with http:// or https:// and name a host")
+        _check_http(url.get_secret_value() if url else None)
+        return url
+
+    @field_validator("metabase_url")
+    @classmethod
+    def _open_http_address(cls, url: str | None) -> str | None:
+        _check_http(url)
         return url
 
     @property
@@ -231,6 +243,12 @@ class Settings(BaseSettings):
             for name, value in values.items()
             if value is not None
         }
+
+
+def _check_http(url: str | None) -> None:
+    address = urlsplit(url) if url else None
+    if address and (address.scheme not in ("http", "https") or not address.hostname):
+        raise ValueError("it must begin with http:// or https:// and name a host")
 
 
 @cache
