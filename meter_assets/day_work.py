@@ -126,6 +126,7 @@ class _DayWork:
                 staged = stack.enter_context(lake.staged(self._stored_readings(days), RAW_READINGS))
                 readings = staged.read(spark, RAW_READINGS_SCHEMA, dates)
             else:
+                _require_readings(begun.values())
                 readings = lake.read(spark, RAW_READINGS, RAW_READINGS_SCHEMA, dates)
             for figures in self._figures(readings, days):
                 self._finish(database, figures, begun[figures.day], staged)
@@ -228,6 +229,21 @@ class _DayWork:
 def _published_metadata(published: Published) -> dict[str, Any]:
     numbers = {"documents": published.documents, "changed": published.changed, "removed": published.removed}
     return {**numbers, "outdated": True} if published.is_outdated else numbers
+
+
+def _require_readings(days: Iterable[LocalDay]) -> None:
+    """See that the days' readings are in the lake: a day that is not there must not pass for one without readings.
+
+    Raises:
+        dagster.Failure: of some day they are not.
+    """
+    absent = [day.day for day in days if not day.in_force(RAW_READINGS).run]
+    if absent:
+        raise dg.Failure(
+            f"The readings of {len(absent):,} days are not in the lake, the first {absent[0]}: "
+            "select raw_readings, too, or launch meters backfill",
+            allow_retries=False,
+        )
 
 
 def _spans(days: Sequence[transforms.Day]) -> Iterator[tuple[datetime, datetime]]:

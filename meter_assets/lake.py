@@ -19,6 +19,8 @@ from meter_assets.exchange import exchange
 from metering.errors import MetersError
 from metering.reading import SPARK_SCHEMA
 
+DAY_FOLDER = "day="
+
 RAW_READINGS_SCHEMA = f"{SPARK_SCHEMA}, day date"
 """Columns of raw_readings as a Spark DDL schema, the partition column last; stated once, for writers and readers."""
 
@@ -42,15 +44,26 @@ class Lake:
         """Folder of a day, whether it exists or not."""
         return self._root / table / _folder(day)
 
+    def days(self, table: str) -> list[date]:
+        """Days that have a folder, in their order."""
+        folders = sorted((self._root / table).glob(f"{DAY_FOLDER}????-??-??"))
+        return [date.fromisoformat(folder.name.removeprefix(DAY_FOLDER)) for folder in folders]
+
+    @contextmanager
+    def staging(self, table: str) -> Iterator[Path]:
+        """A folder's path beside the table, for files that nobody is to see yet; gone when the block ends."""
+        folder = self._root / ".staging" / f"{table}-{uuid.uuid4()}"
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     @contextmanager
     def staged(self, frame: DataFrame, table: str) -> Iterator["StagedDays"]:
         """The rows of `frame`, which has a `day` column, written beside the table; gone when the block ends."""
-        folder = self._root / ".staging" / f"{table}-{uuid.uuid4()}"
-        try:
+        with self.staging(table) as folder:
             frame.write.partitionBy("day").parquet(str(folder))
             yield StagedDays(folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def locked(self, table: str, day: date) -> Iterator[None]:
@@ -63,7 +76,11 @@ class Lake:
 
     def replace(self, table: str, day: date, staged: "StagedDays") -> None:
         """Put a staged day in the place of the table's; a day without rows goes."""
-        new, old = staged.folder / _folder(day), self.partition(table, day)
+        self.put(table, day, staged.folder / _folder(day))
+
+    def put(self, table: str, day: date, new: Path) -> None:
+        """Let the folder `new`, of the same file system, be the day; the old one takes its place, if there was one."""
+        old = self.partition(table, day)
         if not new.exists():
             if old.exists():
                 old.rename(new)
@@ -95,7 +112,7 @@ class StagedDays:
 
 
 def _folder(day: date) -> str:
-    return f"day={day.isoformat()}"
+    return f"{DAY_FOLDER}{day.isoformat()}"
 
 
 def _read(spark: SparkSession, table: Path, schema: str, days: Sequence[date]) -> DataFrame:

@@ -16,6 +16,7 @@ from meter_cli import (
     demo,
     history,
     ingest,
+    lake,
     late,
     replay,
     route,
@@ -45,6 +46,7 @@ app.command()(route.route)
 app.command()(days.backfill)
 app.command()(history.history)
 app.add_typer(late.app, name="late")
+app.add_typer(lake.app, name="lake")
 app.command()(days.dev)
 app.add_typer(alerts.app, name="alerts")
 app.command()(dashboards.dashboards)

@@ -117,6 +117,11 @@ def put_in_force(
     )
 
 
+def withdraw(database: Database, asset: str, day: date) -> None:
+    """Note that nothing of that asset is in force any more for the day."""
+    database[LOCAL_DAYS].update_one({"_id": str(day)}, {"$unset": {f"assets.{asset}": ""}})
+
+
 def finished_days(database: Database, days: Iterable[date], assets: Iterable[str], run_id: str) -> set[date]:
     """Those of the days of which that run has put every one of the assets in force: a retry leaves them."""
     done = {f"assets.{asset}.run_id": run_id for asset in assets}
