@@ -13,6 +13,9 @@ from metering.settings import LOOPBACK, REPLICA_SET
 
 NOT_YET_INITIALIZED = 94
 PROBE_TIMEOUT_MS = 2000
+ELECTION_MS = 5000
+"""How long the others wait for a silent primary: well within a client's patience of ten seconds."""
+
 SINGLE_CACHE_GB, CLUSTER_CACHE_GB = "1", "0.5"
 
 
@@ -81,7 +84,8 @@ class Mongo(Service):
         except OperationFailure as error:
             if error.code != NOT_YET_INITIALIZED:
                 raise
-            client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": members})
+            wanted = {"_id": REPLICA_SET, "members": members, "settings": {"electionTimeoutMillis": ELECTION_MS}}
+            client.admin.command("replSetInitiate", wanted)
             return
         if [member["host"] for member in config["members"]] != [member["host"] for member in members]:
             # The data folder was made under other ports; its node takes itself for removed until told otherwise.
