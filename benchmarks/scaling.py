@@ -53,7 +53,7 @@ def _ingest(bench: Bench) -> list[Result]:
     return [
         Result(
             name="scaling: ingest",
-            what=f"{backlog:,} readings by two processes: {two:,.0f}/s, starts included",
+            what=f"{backlog:,} readings by two processes: {two:,.0f}/s, joining the group included",
             baseline=f"by one: {one:,.0f}/s",
             ratio=median([a / b for a, b in pairs]),
             goal=1.3,
@@ -77,7 +77,7 @@ def _ingest_rate(bench: Bench, backlog: int, *, members: int) -> float:
     database.client.close()
     if stored != backlog:
         raise AssertionError(f"{stored:,} of {backlog:,} readings stored")
-    rate = backlog / max(run["whole"] for run in runs)
+    rate = backlog / max(run["seconds"] for run in runs)  # from joining the group until all is committed
     bench.report(f"scaling: ingest by {members}: {rate:,.0f} readings/s ({[run['stored'] for run in runs]})")
     return rate
 

@@ -54,6 +54,11 @@ def preflight(settings: Settings, services: Sequence[str]) -> None:
             raise MetersError(f"Jars are missing from {folder}", fix="Run make setup")
     if "mongo" in services:
         probe_mongod(settings)
+    if "kafka" in services and (settings.replication or 1) > settings.kafka_brokers:
+        raise MetersError(
+            f"METERS_KAFKA_REPLICATION is {settings.replication}, and METERS_KAFKA_BROKERS is {settings.kafka_brokers}",
+            fix="Unset METERS_KAFKA_REPLICATION: it is for a Kafka elsewhere",
+        )
     ports = stack_ports(settings, services)
     for port in ports:
         _require_own_number(port, ports)

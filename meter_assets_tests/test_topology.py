@@ -176,6 +176,26 @@ def primary_of(settings: Settings) -> str:
     return "mongo" if number == 1 else f"mongo-{number}"
 
 
+@pytest.mark.parametrize(
+    ("chosen", "replicas", "least_in_sync"),
+    [
+        ({}, 1, 1),
+        ({"kafka_brokers": 2}, 2, 1),
+        ({"kafka_brokers": 5}, 3, 2),
+        ({"kafka_bootstrap": "elsewhere:9092"}, None, 1),  # the cluster's own default
+        ({"kafka_bootstrap": "elsewhere:9092", "kafka_replication": 3}, 3, 2),
+    ],
+)
+def test_replicas_of_topics(tmp_path: Path, chosen: dict[str, Any], replicas: int | None, least_in_sync: int):
+    settings = settings_for(tmp_path, **chosen)
+    assert (settings.replication, settings.least_in_sync) == (replicas, least_in_sync)
+
+
+def test_more_replicas_than_brokers_are_refused(tmp_path: Path):
+    with pytest.raises(MetersError, match="METERS_KAFKA_REPLICATION is 3, and METERS_KAFKA_BROKERS is 1"):
+        preflight(settings_for(tmp_path, kafka_replication=3), ["kafka"])
+
+
 def test_data_of_another_number_of_members_is_not_touched(tmp_path: Path):
     made = settings_for(tmp_path, mongo_members=3)
     keep_topology(made, ["mongo", "kafka"])
