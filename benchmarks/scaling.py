@@ -19,7 +19,7 @@ from metering.store import READINGS, connect
 from streaming.kafka import Sender, ensure_topics
 
 INGEST_TOPIC = "bench-scaling"
-INGEST_BACKLOG = 400_000
+INGEST_BACKLOG = 300_000
 INGEST_ROUNDS = 2
 
 DAY_SIZES = {100_000: 3, 1_000_000: 2, 5_000_000: 1}
@@ -29,7 +29,7 @@ WARM_UPS = 3
 SAMPLE_SECONDS = 0.2
 DATE = DAY.date().isoformat()
 
-ROUTER_BACKLOG = 1_000_000
+ROUTER_BACKLOG = 600_000
 PARTITIONS = (1, 2, 4)
 
 
