@@ -27,6 +27,10 @@ DAY_SIZES = {100_000: 3, 1_000_000: 2, 5_000_000: 1}
 
 WARM_UPS = 3
 SAMPLE_SECONDS = 0.2
+CACHE_GB = 2
+"""mongod's cache while days are measured: the largest day's documents are one transaction, which must fit in it."""
+
+LOCAL_CACHE_GB = 1
 DATE = DAY.date().isoformat()
 
 ROUTER_BACKLOG = 600_000
@@ -35,7 +39,17 @@ PARTITIONS = (1, 2, 4)
 
 def scaling(bench: Bench) -> list[Result]:
     """All three curves."""
-    return [*_ingest(bench), *_days(bench), *_router(bench)]
+    ingested = _ingest(bench)
+    _set_cache(bench, CACHE_GB)
+    days = _days(bench)
+    _set_cache(bench, LOCAL_CACHE_GB)
+    return [*ingested, *days, *_router(bench)]
+
+
+def _set_cache(bench: Bench, gigabytes: int) -> None:
+    client = connect(bench.settings).client
+    client.admin.command("setParameter", 1, wiredTigerEngineRuntimeConfig=f"cache_size={gigabytes}G")
+    client.close()
 
 
 def _ingest(bench: Bench) -> list[Result]:
