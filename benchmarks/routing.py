@@ -103,18 +103,18 @@ def routing(bench: Bench) -> list[Result]:
 def _drain(bench: Bench, settings: Settings) -> tuple[int, list[tuple[float, float]]]:
     """How many readings are on the topic, and the rates at which both streams read all of them."""
     bench.report(f"routing: sending {bench.size(BACKLOG):,} readings")
-    _send(settings, bench.size(BACKLOG))
+    send_readings(settings, bench.size(BACKLOG))
     number = count()
 
     def routed_rate() -> float:
         place = settings.model_copy(update={"router_checkpoint": str(settings.home / f"drain-{next(number)}")})
-        rate = _drain_rate(place, ABNORMAL_TOPIC, lambda: router(place, "--no-aggregates"))
+        rate = drain_rate(place, ABNORMAL_TOPIC, lambda: router(place, "--no-aggregates"))
         bench.report(f"routing: drained at {rate:,.0f}/s")
         return rate
 
     def first_rate() -> float:
         checkpoint = str(settings.home / f"first-{next(number)}")
-        rate = _drain_rate(settings, FIRST_TOPIC, lambda: _first_stream(settings, checkpoint, "earliest"))
+        rate = drain_rate(settings, FIRST_TOPIC, lambda: _first_stream(settings, checkpoint, "earliest"))
         bench.report(f"routing: drained at {rate:,.0f}/s by the first system's stream")
         return rate
 
@@ -148,10 +148,10 @@ def idle(bench: Bench) -> list[Result]:
     ]
 
 
-def fresh(bench: Bench, name: str) -> Settings:
+def fresh(bench: Bench, name: str, **changes: object) -> Settings:
     """A database, a checkpoint, and empty topics: what another benchmark has sent is none of this one's readings."""
     settings = bench.database(f"bench_{name}").model_copy(
-        update={"router_checkpoint": str(bench.settings.home / f"router-{name}")}
+        update={"router_checkpoint": str(bench.settings.home / f"router-{name}"), **changes}
     )
     admin: Any = KafkaAdminClient(bootstrap_servers=settings.kafka)
     try:
@@ -283,7 +283,8 @@ def _describe(latencies: Latencies) -> str:
     return f"p50 {figures['p50']:.1f} ms, p99 {figures['p99']:.1f} ms, max {figures['max']:.0f} ms"
 
 
-def _send(settings: Settings, readings: int) -> None:
+def send_readings(settings: Settings, readings: int) -> None:
+    """Put that many readings of one day on the topic."""
     with Sender(settings, READINGS_TOPIC) as sender:
         for key, value in messages(readings):
             sender.send(value, key=key)
@@ -291,7 +292,7 @@ def _send(settings: Settings, readings: int) -> None:
                 sender.flush()
 
 
-def _drain_rate(settings: Settings, out: str, stream: Callable[[], Any]) -> float:
+def drain_rate(settings: Settings, out: str, stream: Callable[[], Any]) -> float:
     """All readings by the seconds from the first fault that comes out until the last, by the broker's clock."""
     consumer: Any = open_consumer(settings, group=None)
     partitions = partitions_of(consumer, out)

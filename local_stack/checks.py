@@ -13,6 +13,7 @@ import psutil
 from local_stack.jars import jars_folder, manifest, verify
 from local_stack.java import probe_java
 from local_stack.mongod import probe_mongod
+from local_stack.ports import Port, stack_ports, twin_of
 from local_stack.state import live_state
 from metering.errors import MetersError
 from metering.settings import LOOPBACK, Settings
@@ -20,15 +21,14 @@ from metering.settings import LOOPBACK, Settings
 OLDEST_PYTHON = (3, 11)
 NEEDED_DISK_GB = 2
 NEEDED_MEMORY_GB = 3
+BROKER_MEMORY_GB = 0.7
+"""What each further broker takes."""
 
-# The setting of each port, by the service that listens on it.
-PORTS = {
-    "mongo_port": "mongo",
-    "kafka_port": "kafka",
-    "kafka_controller_port": "kafka",
-    "spark_port": "spark",
-    "webserver_port": "webserver",
-}
+MEMBER_MEMORY_GB = 0.8
+"""What each further member of the replica set takes."""
+
+WORKER_MEMORY_GB = 0.8
+"""What each worker of Spark takes, beside its executor's heap."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,16 @@ def preflight(settings: Settings, services: Sequence[str]) -> None:
             raise MetersError(f"Jars are missing from {folder}", fix="Run make setup")
     if "mongo" in services:
         probe_mongod(settings)
-    for setting, service in PORTS.items():
-        if service in services:
-            _require_free(settings, setting)
+    if "kafka" in services and (settings.replication or 1) > settings.kafka_brokers:
+        raise MetersError(
+            f"METERS_KAFKA_REPLICATION is {settings.replication}, and METERS_KAFKA_BROKERS is {settings.kafka_brokers}",
+            fix="Unset METERS_KAFKA_REPLICATION: it is for a Kafka elsewhere",
+        )
+    ports = stack_ports(settings, services)
+    for port in ports:
+        _require_own_number(port, ports)
+        if holder := port_holder(port.number):
+            raise _taken(port, holder)
 
 
 def diagnose(settings: Settings) -> list[Finding]:
@@ -66,7 +73,7 @@ def diagnose(settings: Settings) -> list[Finding]:
         ("java", lambda _: "Java {1} ({0})".format(*probe_java())),
         ("mongod", lambda s: "mongod {1} ({0})".format(*probe_mongod(s))),
         ("jars", _jars),
-        *((setting, lambda s, setting=setting: _port(s, setting)) for setting in PORTS),
+        *((port.name, lambda s, port=port: _port(s, port)) for port in stack_ports(settings)),
         ("disk", _disk),
         ("memory", _memory),
         ("timezone", _timezone),
@@ -95,29 +102,28 @@ def _jars(settings: Settings) -> str:
     return f"{len(manifest())} jars verified in {folder}"
 
 
-def _port(settings: Settings, setting: str) -> str:
-    port = getattr(settings, setting)
-    holder = port_holder(port)
+def _require_own_number(port: Port, ports: Sequence[Port]) -> None:
+    if other := twin_of(port, ports):
+        raise MetersError(f"Port {port.number} is wanted twice, as {other.name} and as {port.name}", fix=port.fix)
+
+
+def _port(settings: Settings, port: Port) -> str:
+    _require_own_number(port, stack_ports(settings))
+    holder = port_holder(port.number)
     if holder is None:
-        return f"{port} is free"
+        return f"{port.number} is free"
     state = live_state(settings.home)
-    ours = {service.pid for service in state.services.values()} if state else set()
+    ours = {service.pid: name for name, service in state.services.items()} if state else {}
     if holder.pid in ours:
-        return f"{port} is held by our own {PORTS[setting]}"
-    if PORTS[setting] == "webserver" and _is_own_webserver(holder):
-        return f"{port} is held by the Dagster webserver (pid {holder.pid})"
-    raise _taken(port, holder, setting)
+        return f"{port.number} is held by our own {ours[holder.pid]}"
+    if port.service == "webserver" and _is_own_webserver(holder):
+        return f"{port.number} is held by the Dagster webserver (pid {holder.pid})"
+    raise _taken(port, holder)
 
 
-def _require_free(settings: Settings, setting: str) -> None:
-    port = getattr(settings, setting)
-    if holder := port_holder(port):
-        raise _taken(port, holder, setting)
-
-
-def _taken(port: int, holder: "PortHolder", setting: str) -> MetersError:
+def _taken(port: Port, holder: "PortHolder") -> MetersError:
     return MetersError(
-        f"Port {port} is taken by {holder.name}", fix=f"End it, or set METERS_{setting.upper()} to a free port"
+        f"Port {port.number} is taken by {holder.name}", fix=f"End it, or {port.fix[0].lower()}{port.fix[1:]}"
     )
 
 
@@ -180,12 +186,25 @@ def _disk(settings: Settings) -> str:
 def _memory(settings: Settings) -> str:
     memory = psutil.virtual_memory()
     total, available = memory.total / 1e9, memory.available / 1e9
-    if live_state(settings.home) is None and available < NEEDED_MEMORY_GB:
+    needed = needed_memory_gb(settings)
+    if live_state(settings.home) is None and available < needed:
         raise MetersError(
-            f"Only {available:.1f} GB of memory are available; {NEEDED_MEMORY_GB} are needed",
+            f"Only {available:.1f} GB of memory are available; {needed:.1f} are needed",
             fix="End other programs, or set METERS_SPARK_MEMORY lower, like 1g",
         )
     return f"{available:.1f} of {total:.1f} GB available"
+
+
+def needed_memory_gb(settings: Settings) -> float:
+    """What the services take that the settings ask for; the first of each, and Spark's server, are in the least."""
+    heap = settings.spark_memory
+    executor = int(heap[:-1]) / (1 if heap.endswith("g") else 1024)
+    return (
+        NEEDED_MEMORY_GB
+        + (settings.kafka_brokers - 1) * BROKER_MEMORY_GB
+        + (settings.mongo_members - 1) * MEMBER_MEMORY_GB
+        + settings.spark_workers * (executor + WORKER_MEMORY_GB)
+    )
 
 
 def _timezone(settings: Settings) -> str:

@@ -45,8 +45,8 @@ def webserver_url(settings: Settings) -> str:
 class Dagster(Service):
     """Webserver, daemon and code server."""
 
-    name = "dagster"
-    title = "Dagster"
+    kind = "dagster"
+    kind_title = "Dagster"
 
     @property
     def port(self) -> int:

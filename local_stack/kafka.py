@@ -1,4 +1,4 @@
-"""Kafka of the local stack: one KRaft node, broker and controller in one JVM."""
+"""Kafka of the local stack: KRaft nodes, each broker and controller in one JVM."""
 
 import base64
 import os
@@ -18,18 +18,19 @@ TEMPLATE = Path(__file__).with_name("broker.properties")
 LOGGING = Path(__file__).with_name("broker-log4j2.properties")
 FORMAT_TIMEOUT_SECONDS = 120
 PROBE_TIMEOUT_SECONDS = 5.0
+SINGLE_HEAP, CLUSTER_HEAP = "512m", "384m"
 
 
 class Kafka(Service):
-    """The broker, its configuration and its storage's format."""
+    """A broker, its configuration and its storage's format."""
 
-    name = "kafka"
-    title = "Kafka"
+    kind = "kafka"
+    kind_title = "Kafka"
 
     @property
     def port(self) -> int:
         """The broker's port."""
-        return self.settings.kafka_port
+        return self.settings.kafka_ports[self.number - 1]
 
     @property
     def _properties(self) -> Path:
@@ -38,10 +39,15 @@ class Kafka(Service):
     def prepare(self) -> None:
         """Write server.properties for today's ports; format the storage once."""
         data = self.folder / "data"
+        voters = enumerate(self.settings.kafka_controller_ports, start=1)
         text = string.Template(TEMPLATE.read_text()).substitute(
             HOST=LOOPBACK,
+            NUMBER=self.number,
             PORT=self.port,
-            CONTROLLER_PORT=self.settings.kafka_controller_port,
+            CONTROLLER_PORT=self.settings.kafka_controller_ports[self.number - 1],
+            VOTERS=",".join(f"{number}@{LOOPBACK}:{port}" for number, port in voters),
+            REPLICAS=self.settings.replication or 1,
+            IN_SYNC=self.settings.least_in_sync,
             PARTITIONS=self.settings.kafka_partitions,
             DATA=data,
         )
@@ -53,7 +59,7 @@ class Kafka(Service):
     def _java(self, main: str, *arguments: str) -> list[str]:
         return [
             str(find_java()),
-            "-Xmx512m",
+            f"-Xmx{SINGLE_HEAP if self.settings.kafka_brokers == 1 else CLUSTER_HEAP}",
             "-Djava.net.preferIPv4Stack=true",
             f"-Dlog4j2.configurationFile={LOGGING}",
             *("-cp", os.pathsep.join(map(str, self._jars))),
@@ -62,7 +68,9 @@ class Kafka(Service):
         ]
 
     def _format(self) -> None:
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "a")
+        # All nodes of a home must come to the same id without talking to each other.
+        home = uuid.uuid5(uuid.NAMESPACE_URL, self.settings.home.as_uri())
+        cluster = base64.urlsafe_b64encode(home.bytes).decode().rstrip("=").replace("-", "a")
         command = self._java(
             "kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster, "-c", str(self._properties)
         )
@@ -80,7 +88,7 @@ class Kafka(Service):
         return self._java("kafka.Kafka", str(self._properties), *self.arguments)
 
     def probe(self) -> str:
-        """Answer a metadata request; the version is the jar's, since the protocol does not carry it."""
+        """Count as a broker of the cluster; the version is the jar's, since the protocol does not carry it."""
         from kafka import KafkaAdminClient
         from kafka.errors import KafkaError
 
@@ -91,9 +99,11 @@ class Kafka(Service):
         try:
             client = KafkaAdminClient(bootstrap_servers=self.address, request_timeout_ms=10_000)
             try:
-                client.list_topics()
+                taking_part = {broker["port"] for broker in client.describe_cluster()["brokers"]}
             finally:
                 client.close()
         except (KafkaError, OSError, AssertionError) as error:
             raise NotReadyError(str(error) or type(error).__name__) from None
+        if self.port not in taking_part:
+            raise NotReadyError("the other brokers do not count on it yet")
         return next(jar.stem.rsplit("-", 1)[1] for jar in self._jars if jar.name.startswith("kafka_2.13-"))

@@ -1,4 +1,6 @@
-"""MongoDB of the local stack: mongod as a replica set of one, so that writes can be retried."""
+"""MongoDB of the local stack: mongod as a replica set, also when it is alone, so that writes can be retried."""
+
+from typing import Any
 
 from bson import Int64
 from pymongo import MongoClient
@@ -11,18 +13,22 @@ from metering.settings import LOOPBACK, REPLICA_SET
 
 NOT_YET_INITIALIZED = 94
 PROBE_TIMEOUT_MS = 2000
+ELECTION_MS = 5000
+"""How long the others wait for a silent primary: well within a client's patience of ten seconds."""
+
+SINGLE_CACHE_GB, CLUSTER_CACHE_GB = "1", "0.5"
 
 
 class Mongo(Service):
-    """mongod, and its replica set's configuration."""
+    """A mongod; the first one also looks after the replica set's configuration."""
 
-    name = "mongo"
-    title = "MongoDB"
+    kind = "mongo"
+    kind_title = "MongoDB"
 
     @property
     def port(self) -> int:
         """Mongod's port."""
-        return self.settings.mongo_port
+        return self.settings.mongo_ports[self.number - 1]
 
     def prepare(self) -> None:
         """Make the data folder."""
@@ -37,9 +43,9 @@ class Mongo(Service):
             *("--replSet", REPLICA_SET, "--oplogSize", "1024"),
             # The wheel's mongod is old: its zlib decompressor leaks memory to whoever can connect (CVE-2025-14847).
             *("--networkMessageCompressors", "snappy,zstd"),
-            *("--wiredTigerCacheSizeGB", "1"),
+            *("--wiredTigerCacheSizeGB", SINGLE_CACHE_GB if self.settings.mongo_members == 1 else CLUSTER_CACHE_GB),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
-            # Nobody else is there to take over, so a stop need not wait for clients to find another primary.
+            # A stop ends all members: it need not wait for clients to find another primary.
             *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
             "--nounixsocket",
             "--quiet",
@@ -47,20 +53,22 @@ class Mongo(Service):
         ]
 
     def probe(self) -> str:
-        """Be primary, under the right address, and acknowledge a write."""
+        """Take part in a replica set that has a primary, under the right address; the primary acknowledges a write."""
         uri = f"mongodb://{self.address}/?directConnection=true&retryWrites=false"
         client = MongoClient(
             uri, serverSelectionTimeoutMS=PROBE_TIMEOUT_MS, connectTimeoutMS=PROBE_TIMEOUT_MS, socketTimeoutMS=10_000
         )
         try:
-            self._ensure_replica_set(client)
+            if self.number == 1:
+                self._ensure_replica_set(client)
             hello = client.admin.command("hello")
-            if not hello.get("isWritablePrimary"):
+            if not hello.get("primary") or not (hello.get("isWritablePrimary") or hello.get("secondary")):
                 raise NotReadyError("no primary is elected")
             if hello.get("me") != self.address:
                 raise NotReadyError(f"the replica set calls itself {hello.get('me')}")
-            local = client.get_database("local", write_concern=WriteConcern(w=1, j=True))
-            local["meters_probe"].replace_one({"_id": 1}, {"n": Int64(1)}, upsert=True)
+            if hello["isWritablePrimary"]:
+                local = client.get_database("local", write_concern=WriteConcern(w=1, j=True))
+                local["meters_probe"].replace_one({"_id": 1}, {"n": Int64(1)}, upsert=True)
             return str(client.server_info()["version"])
         except PyMongoError as error:
             raise NotReadyError(str(error)) from None
@@ -68,16 +76,19 @@ class Mongo(Service):
             client.close()
 
     def _ensure_replica_set(self, client: MongoClient) -> None:
+        members: list[dict[str, Any]] = [
+            {"_id": number, "host": f"{LOOPBACK}:{port}"} for number, port in enumerate(self.settings.mongo_ports)
+        ]
         try:
             config = client.admin.command("replSetGetConfig")["config"]
         except OperationFailure as error:
             if error.code != NOT_YET_INITIALIZED:
                 raise
-            members = [{"_id": 0, "host": self.address}]
-            client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": members})
+            wanted = {"_id": REPLICA_SET, "members": members, "settings": {"electionTimeoutMillis": ELECTION_MS}}
+            client.admin.command("replSetInitiate", wanted)
             return
-        if config["members"][0]["host"] != self.address:
-            # The data folder was made under another port; its node takes itself for removed until told otherwise.
-            config["members"] = [{"_id": 0, "host": self.address}]
+        if [member["host"] for member in config["members"]] != [member["host"] for member in members]:
+            # The data folder was made under other ports; its node takes itself for removed until told otherwise.
+            config["members"] = members
             config["version"] += 1
             client.admin.command("replSetReconfig", config, force=True)

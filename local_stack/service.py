@@ -24,20 +24,28 @@ class NotReadyError(Exception):
 
 
 class Service(ABC):
-    """One service: `prepare` once, then `launch` and `wait_ready`, as often as it is started.
+    """One process of a service: `prepare` once, then `launch` and `wait_ready`, as often as it is started.
 
     Args:
         settings: ports and folders.
         arguments: further command line arguments, for tests that need a special server.
+        number: which of several equal processes, from 1 on. The first has the service's plain name, so that a home is
+            laid out alike however many there are.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
+    kind: ClassVar[str]
+    kind_title: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Names of those that must be usable before this one starts, and with whose end it has to start anew."""
+
     death_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
-    def __init__(self, settings: Settings, arguments: Sequence[str] = ()) -> None:
+    def __init__(self, settings: Settings, arguments: Sequence[str] = (), *, number: int = 1) -> None:
         self.settings = settings
         self.arguments = list(arguments)
+        self.number = number
+        self.name = self.kind if number == 1 else f"{self.kind}-{number}"
+        self.title = self.kind_title if number == 1 else f"{self.kind_title} {number}"
         self.folder = settings.home / self.name
         self.log = settings.home / "logs" / f"{self.name}.log"
         self.child: Child | None = None

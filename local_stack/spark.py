@@ -9,18 +9,45 @@ from local_stack.jars import spark_jars
 from local_stack.java import find_java, java_environment
 from local_stack.service import NotReadyError, Service
 from metering.errors import MetersError
-from metering.settings import LOOPBACK
+from metering.settings import LOOPBACK, Settings
 
 LOGGING = Path(__file__).with_name("spark-log4j2.properties")
 PROBE_TIMEOUT_SECONDS = 5.0
 
 
-class Spark(Service):
-    """The Connect server. It keeps nothing, so death by force costs nothing."""
+class SparkService(Service):
+    """A JVM of Spark's. It keeps nothing, so death by force costs nothing."""
 
-    name = "spark"
-    title = "Spark"
     death_signal = signal.SIGKILL
+
+    def environment(self) -> dict[str, str]:
+        """Everything on the loopback, and nothing of a user's own Spark installation."""
+        return {
+            "SPARK_HOME": str(pyspark_home()),
+            "SPARK_CONF_DIR": str(self.folder),
+            "SPARK_LOCAL_IP": LOOPBACK,
+            "SPARK_LOCAL_HOSTNAME": LOOPBACK,
+            **java_environment(find_java()),
+        }
+
+    def require_listener(self) -> None:
+        """See that somebody listens on the port.
+
+        Raises:
+            NotReadyError: nobody does.
+        """
+        try:
+            socket.create_connection((LOOPBACK, self.port), timeout=PROBE_TIMEOUT_SECONDS).close()
+        except OSError as error:
+            raise NotReadyError(str(error)) from None
+
+
+class Spark(SparkService):
+    """The Connect server: Spark in one process, or the driver of the local cluster."""
+
+    kind = "spark"
+    kind_title = "Spark"
+    needs = ("spark-master",)
 
     @property
     def port(self) -> int:
@@ -33,6 +60,15 @@ class Spark(Service):
 
     def configuration(self) -> dict[str, str]:
         """Spark properties of the server."""
+        options = " ".join(
+            [
+                f"-Dlog4j2.configurationFile=file:{LOGGING}",
+                "-Djava.net.preferIPv4Stack=true",
+                "-XX:+UseParallelGC",  # throughput counts here, not pauses
+                "-Duser.timezone=UTC",
+                f"-Djava.io.tmpdir={self.folder / 'tmp'}",
+            ]
+        )
         return {
             "spark.connect.grpc.binding.address": LOOPBACK,
             "spark.connect.grpc.binding.port": str(self.port),
@@ -52,23 +88,19 @@ class Spark(Service):
             "spark.connect.session.manager.defaultSessionTimeout": "-1",
             # Plans are cached by a number that every client counts from 0: in a shared session, another run's plan.
             "spark.connect.session.planCache.maxSize": "0",
-            "spark.driver.extraJavaOptions": " ".join(
-                [
-                    f"-Dlog4j2.configurationFile=file:{LOGGING}",
-                    "-Djava.net.preferIPv4Stack=true",
-                    "-XX:+UseParallelGC",  # throughput counts here, not pauses
-                    "-Duser.timezone=UTC",
-                    f"-Djava.io.tmpdir={self.folder / 'tmp'}",
-                ]
-            ),
+            "spark.driver.extraJavaOptions": options,
+            # These two matter on a cluster only. An executor takes all that its worker has.
+            "spark.executor.extraJavaOptions": options,
+            "spark.executor.memory": self.settings.spark_memory,
         }
 
     def command(self) -> list[str]:
         """spark-submit of pip's pyspark; its shell scripts end in `exec java`, so the JVM is our direct child."""
-        submit = _pyspark_home() / "bin" / "spark-submit"
+        submit = pyspark_home() / "bin" / "spark-submit"
+        master = master_url(self.settings) if self.settings.spark_workers else "local[*]"
         return [
             str(submit),
-            *("--master", "local[*]", "--driver-memory", self.settings.spark_memory),
+            *("--master", master, "--driver-memory", self.settings.spark_memory),
             *("--name", "meters"),
             *("--jars", ",".join(map(str, spark_jars(self.settings)))),
             *(part for key, value in self.configuration().items() for part in ("--conf", f"{key}={value}")),
@@ -76,22 +108,9 @@ class Spark(Service):
             *("--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"),
         ]
 
-    def environment(self) -> dict[str, str]:
-        """Everything on the loopback, and nothing of a user's own Spark installation."""
-        return {
-            "SPARK_HOME": str(_pyspark_home()),
-            "SPARK_CONF_DIR": str(self.folder),
-            "SPARK_LOCAL_IP": LOOPBACK,
-            "SPARK_LOCAL_HOSTNAME": LOOPBACK,
-            **java_environment(find_java()),
-        }
-
     def probe(self) -> str:
         """Answer `select 1` in a session of its own."""
-        try:
-            socket.create_connection((LOOPBACK, self.port), timeout=PROBE_TIMEOUT_SECONDS).close()
-        except OSError as error:
-            raise NotReadyError(str(error)) from None
+        self.require_listener()
         return probe_spark(f"sc://{self.address}")
 
 
@@ -119,7 +138,17 @@ def probe_spark(url: str) -> str:
         client.close()
 
 
-def _pyspark_home() -> Path:
+def master_url(settings: Settings) -> str:
+    """Where drivers and workers find the local cluster's master."""
+    return f"spark://{LOOPBACK}:{settings.spark_master_port}"
+
+
+def pyspark_home() -> Path:
+    """The Spark that came with pip's pyspark.
+
+    Raises:
+        MetersError: it is not installed.
+    """
     spec = importlib.util.find_spec("pyspark")
     if not spec or not spec.origin:
         raise MetersError("pyspark is not installed", fix="Run make setup")

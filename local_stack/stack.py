@@ -1,8 +1,8 @@
-"""The services as one whole: started in parallel, stopped in reverse order, each by name for tests of failure."""
+"""The services as one whole: started side by side, stopped in reverse order, each by name for tests of failure."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from types import TracebackType
 from typing import Self
 
@@ -11,16 +11,18 @@ from local_stack.kafka import Kafka
 from local_stack.mongo import Mongo
 from local_stack.service import Service
 from local_stack.spark import Spark
+from local_stack.spark_cluster import SparkMaster, SparkWorker
 from local_stack.state import Ownership, ServiceState, StackState
+from local_stack.topology import keep_topology
 from metering.settings import Settings
 
-SERVICES: dict[str, type[Service]] = {service.name: service for service in (Mongo, Kafka, Spark)}
+SERVICES = ("mongo", "kafka", "spark")
 
 Report = Callable[[str], None]
 
 
 def wanted_services(settings: Settings) -> tuple[str, ...]:
-    """The services that this installation runs itself: those whose address is not set to another's."""
+    """The kinds of services that this installation runs itself: those whose address is not set to another's."""
     elsewhere = {
         "mongo": settings.mongo_uri,
         "kafka": settings.kafka_bootstrap,
@@ -29,13 +31,38 @@ def wanted_services(settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in SERVICES if not elsewhere[name])
 
 
+def make_services(
+    settings: Settings, kinds: Sequence[str], arguments: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Service]:
+    """Every process of these kinds of services, by name; each after those that it needs.
+
+    Args:
+        settings: how many there are, their ports and folders.
+        kinds: of SERVICES.
+        arguments: further command line arguments by the processes' kind.
+    """
+    cluster = [(SparkMaster, 1), (SparkWorker, settings.spark_workers)] if settings.spark_workers else []
+    counts: dict[str, list[tuple[type[Service], int]]] = {
+        "mongo": [(Mongo, settings.mongo_members)],
+        "kafka": [(Kafka, settings.kafka_brokers)],
+        "spark": [*cluster, (Spark, 1)],
+    }
+    made = [
+        service(settings, (arguments or {}).get(service.kind, ()), number=number)
+        for kind in kinds
+        for service, count in counts[kind]
+        for number in range(1, count + 1)
+    ]
+    return {service.name: service for service in made}
+
+
 class LocalStack:
-    """MongoDB, Kafka and Spark for as long as a `with` block lasts.
+    """MongoDB, Kafka and Spark for as long as a `with` block lasts; `services` has every process by its name.
 
     Args:
         settings: ports, folders and memory.
-        services: names of those to run; default: all that the settings do not place elsewhere.
-        arguments: further command line arguments by service, for tests that need a special server.
+        services: kinds of those to run; default: all that the settings do not place elsewhere.
+        arguments: further command line arguments by kind, for tests that need a special server.
         supervised: does a background supervisor own it? Only told to others.
         report: gets a line when a service is usable.
     """
@@ -49,9 +76,9 @@ class LocalStack:
         supervised: bool = False,
         report: Report = lambda line: None,
     ) -> None:
-        names = wanted_services(settings) if services is None else services
+        self._kinds = wanted_services(settings) if services is None else tuple(services)
         self.settings = settings
-        self.services = {name: SERVICES[name](settings, (arguments or {}).get(name, ())) for name in names}
+        self.services = make_services(settings, self._kinds, arguments)
         self._supervised = supervised
         self._report = report
         self._ownership: Ownership | None = None
@@ -76,19 +103,11 @@ class LocalStack:
         """
         self._ownership = Ownership(self.settings.home, supervised=self._supervised)
         try:
-            preflight(self.settings, tuple(self.services))
+            preflight(self.settings, self._kinds)
+            keep_topology(self.settings, self._kinds)
             for name in self.services:
                 self.note(name, "starting")
-            with ThreadPoolExecutor(max_workers=max(1, len(self.services))) as pool:
-                starts = [pool.submit(self.start_service, name) for name in self.services]
-                try:
-                    for start in as_completed(starts):
-                        start.result()
-                except BaseException:
-                    # The other threads wait for services that are not wanted any more: ending these ends the waits.
-                    for service in self.services.values():
-                        service.abandon()
-                    raise
+            self.start_services(self.services, together=True)
             self._set_phase("up")
         except BaseException:
             self.stop()
@@ -103,6 +122,36 @@ class LocalStack:
             self.stop_service(name)
         self._ownership.release()
         self._ownership = None
+
+    def start_services(self, names: Collection[str], *, together: bool = False) -> None:
+        """Start these services side by side, each once those that it needs are usable.
+
+        Args:
+            names: of the services.
+            together: are the others not wanted when one cannot start?
+
+        Raises:
+            MetersError: one dies or is not usable in time.
+        """
+        starts: dict[str, Future[None]] = {}
+
+        def start(name: str, needed: list[Future[None]]) -> None:
+            for other in needed:
+                other.result()
+            self.start_service(name)
+
+        with ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
+            for name in (name for name in self.services if name in names):
+                needed = [starts[other] for other in self.services[name].needs if other in starts]
+                starts[name] = pool.submit(start, name, needed)
+            try:
+                for done in as_completed(starts.values()):
+                    done.result()
+            except BaseException:
+                if together:  # ends the other threads' waits
+                    for name in names:
+                        self.services[name].abandon()
+                raise
 
     def start_service(self, name: str) -> None:
         """Start one service and wait until it is usable.

@@ -5,7 +5,8 @@ import socket
 from typing import Any
 from urllib.parse import urlsplit
 
-from local_stack.stack import SERVICES, wanted_services
+from local_stack.service import Service
+from local_stack.stack import SERVICES, make_services, wanted_services
 from local_stack.state import StackState, live_state
 from metering.settings import Settings
 
@@ -15,10 +16,13 @@ CONNECT_TIMEOUT_SECONDS = 1.0
 def status(settings: Settings) -> dict[str, Any]:
     """The state of this installation's services, as a JSON-ready dict; passwords are left out."""
     state = live_state(settings.home)
-    services = {
-        name: _local(settings, name, state) if name in wanted_services(settings) else _elsewhere(settings, name)
-        for name in SERVICES
-    }
+    wanted = wanted_services(settings)
+    services: dict[str, dict[str, Any]] = {}
+    for kind in SERVICES:
+        if kind in wanted:
+            services |= {name: _local(service, state) for name, service in make_services(settings, [kind]).items()}
+        else:
+            services[kind] = _elsewhere(settings, kind)
     return {
         "running": all(service["state"] == "up" for service in services.values()),
         "home": str(settings.home),
@@ -42,10 +46,9 @@ def redact(uri: str) -> str:
     return re.sub(r"((?:token|password|secret)[^=&;/]*)=[^&;/]*", r"\1=***", uri, flags=re.IGNORECASE)
 
 
-def _local(settings: Settings, name: str, state: StackState | None) -> dict[str, Any]:
-    template = SERVICES[name](settings)
-    entry = state.services.get(name) if state else None
-    address = entry.address if entry else template.address
+def _local(service: Service, state: StackState | None) -> dict[str, Any]:
+    entry = state.services.get(service.name) if state else None
+    address = entry.address if entry else service.address
     phase = entry.state if entry else "down"
     if phase == "up" and not _answers(address):
         phase = "unreachable"
@@ -55,7 +58,7 @@ def _local(settings: Settings, name: str, state: StackState | None) -> dict[str,
         "address": address,
         "version": (entry.version or None) if entry else None,
         "restarts": entry.restarts if entry else 0,
-        "log": entry.log if entry else str(template.log),
+        "log": entry.log if entry else str(service.log),
     }
 
 

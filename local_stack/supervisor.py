@@ -43,15 +43,32 @@ class Supervisor:
         """Restart what crashes, with growing pauses; give a service up that crashes again and again."""
         trimmed = time.monotonic()
         while not self._end.wait(WATCH_SECONDS):
-            for name, service in self._stack.services.items():
-                if name not in self._given_up and not service.is_running and not self._end.is_set():
-                    self._revive(name)
+            services = self._stack.services
+            dead = [name for name in services if name not in self._given_up and not services[name].is_running]
+            if dead and not self._end.is_set():
+                self._revive(dead)
             if time.monotonic() - trimmed > TRIM_LOGS_SECONDS:
                 trimmed = time.monotonic()
-                for service in self._stack.services.values():
+                for service in services.values():
                     service.trim_log()
 
-    def _revive(self, name: str) -> None:
+    def _revive(self, dead: list[str]) -> None:
+        pauses = {name: pause for name in dead if (pause := self._pause_before_restart(name)) is not None}
+        if not pauses or self._end.wait(max(pauses.values())):
+            return
+        # Together, since brokers and members that died together are usable together only; and whoever has lost what
+        # it needs begins anew.
+        services = self._stack.services
+        begin = [name for name in services if name in pauses or set(services[name].needs) & set(pauses)]
+        for name in begin:
+            services[name].kill()  # what is left of its process group
+        try:
+            self._stack.start_services(begin)
+        except MetersError as error:
+            log.warning("%s", error)  # the next round finds it dead and counts
+
+    def _pause_before_restart(self, name: str) -> float | None:
+        """Count a crash; seconds until the restart, or None when the service is given up."""
         service, crashes = self._stack.services[name], self._crashes[name]
         death = service.death()
         log.warning("%s", death)
@@ -62,19 +79,13 @@ class Supervisor:
             log.error("%s crashed %d times in %d s: given up", service.title, len(crashes) + 1, RESTARTS_WINDOW_SECONDS)
             self._given_up.add(name)
             self._stack.note(name, "failed", error=str(death))
-            return
+            return None
         crashes.append(now)
         pause = FIRST_BACKOFF_SECONDS * 2 ** (len(crashes) - 1)
         restarts = self._stack.state.services[name].restarts + 1
         log.info("restarting %s in %.1f s (restart %d)", service.title, pause, restarts)
         self._stack.note(name, "restarting", error=str(death), restarts=restarts)
-        if self._end.wait(pause):
-            return
-        service.kill()  # what is left of its process group
-        try:
-            self._stack.start_service(name)
-        except MetersError as error:
-            log.warning("%s", error)  # the next round finds it dead and counts
+        return pause
 
 
 def run() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -30,6 +31,8 @@ from streaming.kafka import Sender, ensure_topics, open_consumer, open_producer,
 
 PREFIX = "__connect.errors."
 REPOSITORY = Path(__file__).parent.parent
+CONFLICTING = 999.0
+GARBAGE = b"garbage"
 
 Message = tuple[str | None, bytes | None]
 
@@ -197,6 +200,43 @@ class Member:
         assert self.process.returncode == 0, errors
         assert errors == ""
         return Counts(**{**json.loads(out), "reasons": Counter(json.loads(out)["reasons"])})
+
+
+def mixed(readings: int, chance: random.Random) -> Iterator[Message]:
+    """Readings of 50 meters, some sent again at once or later, some followed by a conflict or by garbage."""
+    sent: list[Message] = []
+    for number in range(readings):
+        message = electricity(f"em{number % 50}", number // 50)
+        yield message
+        sent.append(message)
+        dice = chance.random()
+        if dice < 0.05:
+            yield message
+        elif dice < 0.1:
+            yield sent[chance.randrange(len(sent))]
+        elif dice < 0.13:
+            yield electricity(f"em{number % 50}", number // 50, usage_kwh=CONFLICTING)
+        elif dice < 0.16:
+            yield f"em{number % 50}", GARBAGE + str(number).encode()
+
+
+def check_nothing_lost(pipe: Pipe) -> None:
+    """Each reading is stored once, each bad message is exactly once among the committed dead letters."""
+    readings: set[str] = set()
+    bad: set[tuple[str, int, int]] = set()
+    sent = pipe.sent()
+    for record in sent:
+        if record.value.startswith(GARBAGE) or b'"usage_kwh":999.0' in record.value:
+            bad.add((record.topic, record.partition, record.offset))
+        else:
+            fields = record.value.decode().split('"')
+            readings.add(f"{fields[7]}|{fields[3]}")
+    stored = pipe.stored()
+    assert set(stored) == readings
+    assert CONFLICTING not in {document["usage_kwh"] for document in stored.values()}
+    letters = [source(letter) for letter in pipe.letters()]
+    assert Counter(letters) == Counter(bad)
+    assert pipe.committed() == len(sent)
 
 
 def main(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -39,6 +40,19 @@ def free_ports(count: int) -> list[int]:
         for each in found:
             each.bind((LOOPBACK, 0))
         return [each.getsockname()[1] for each in found]
+
+
+def free_block(count: int) -> int:
+    """The first of that many free ports in a row, below those that the system gives to outgoing connections."""
+    while True:
+        first = random.randrange(20_000, 30_000)  # noqa: S311 - no secret
+        try:
+            with ExitStack() as sockets:
+                for port in range(first, first + count):
+                    sockets.enter_context(socket.socket()).bind((LOOPBACK, port))
+            return first
+        except OSError:
+            continue
 
 
 def settings_for(home: Path, **changes: object) -> Settings:

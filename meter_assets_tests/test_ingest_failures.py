@@ -4,7 +4,6 @@ import random
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from kafka.admin import KafkaAdminClient
 from pymongo import MongoClient
 
 from local_stack import LocalStack
-from meter_assets_tests.ingest_support import Message, Pipe, electricity, source
+from meter_assets_tests.ingest_support import Pipe, check_nothing_lost, electricity, mixed
 from meter_assets_tests.support import wait_for
 from metering.errors import MetersError
 from metering.settings import Settings
@@ -23,50 +22,11 @@ from metering.store import connect, ensure_collections
 from streaming.batch import Counts
 
 WAIT_SECONDS = 60
-CONFLICTING = 999.0
-GARBAGE = b"garbage"
 
 
 @pytest.fixture
 def pipe(database: Settings) -> Pipe:
     return Pipe.fresh(database)
-
-
-def mixed(readings: int, chance: random.Random) -> Iterator[Message]:
-    """Readings of 50 meters, some sent again at once or later, some followed by a conflict or by garbage."""
-    sent: list[Message] = []
-    for number in range(readings):
-        message = electricity(f"em{number % 50}", number // 50)
-        yield message
-        sent.append(message)
-        dice = chance.random()
-        if dice < 0.05:
-            yield message
-        elif dice < 0.1:
-            yield sent[chance.randrange(len(sent))]
-        elif dice < 0.13:
-            yield electricity(f"em{number % 50}", number // 50, usage_kwh=CONFLICTING)
-        elif dice < 0.16:
-            yield f"em{number % 50}", GARBAGE + str(number).encode()
-
-
-def check_nothing_lost(pipe: Pipe) -> None:
-    """Each reading is stored once, each bad message is exactly once among the committed dead letters."""
-    readings: set[str] = set()
-    bad: set[tuple[str, int, int]] = set()
-    sent = pipe.sent()
-    for record in sent:
-        if record.value.startswith(GARBAGE) or b'"usage_kwh":999.0' in record.value:
-            bad.add((record.topic, record.partition, record.offset))
-        else:
-            fields = record.value.decode().split('"')
-            readings.add(f"{fields[7]}|{fields[3]}")
-    stored = pipe.stored()
-    assert set(stored) == readings
-    assert CONFLICTING not in {document["usage_kwh"] for document in stored.values()}
-    letters = [source(letter) for letter in pipe.letters()]
-    assert Counter(letters) == Counter(bad)
-    assert pipe.committed() == len(sent)
 
 
 def test_killed_at_random_moments_it_loses_and_repeats_nothing(pipe: Pipe):

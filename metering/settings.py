@@ -18,12 +18,17 @@ from metering.errors import MetersError
 
 LOOPBACK = "127.0.0.1"
 REPLICA_SET = "meters"
+SAFE_REPLICAS = 3
 
 READINGS_TOPIC = "iot-meter"
 DEAD_LETTERS_TOPIC = "iot-meter-dlq"
 ABNORMAL_TOPIC = "iot-abnormal"
 
 CHANNELS = ("log", "webhook", "email")
+
+
+def _addresses(ports: range) -> str:
+    return ",".join(f"{LOOPBACK}:{port}" for port in ports)
 
 
 class Settings(BaseSettings):
@@ -45,10 +50,13 @@ class Settings(BaseSettings):
     )
     mongo_database: str = "iot"
     kafka_bootstrap: str | None = Field(
-        default=None, description="host:port[,host:port]; unset: the local stack's broker."
+        default=None, description="host:port[,host:port]; unset: the local stack's brokers."
     )
     kafka_partitions: int = Field(
         default=4, ge=1, le=1000, description="Partitions of topics that the platform creates."
+    )
+    kafka_replication: int | None = Field(
+        default=None, ge=1, le=10, description="Replicas of those topics; unset: 3, or the cluster's own default."
     )
     spark_remote: str | None = Field(default=None, description="Spark Connect URL sc://…; unset: the local stack's.")
     spark_master: str | None = Field(
@@ -62,9 +70,19 @@ class Settings(BaseSettings):
     mongod: Path | None = Field(
         default=None, description="mongod executable of the local stack; unset: PATH, then the wheel."
     )
-    mongo_port: int = Field(default=27117, ge=1, le=65535)
-    kafka_port: int = Field(default=29092, ge=1, le=65535)
-    kafka_controller_port: int = Field(default=29093, ge=1, le=65535)
+    mongo_members: int = Field(default=1, ge=1, le=7, description="Members of the local stack's replica set.")
+    kafka_brokers: int = Field(default=1, ge=1, le=9, description="Brokers of the local stack.")
+    spark_workers: int = Field(
+        default=0, ge=0, le=16, description="Workers of the local stack's standalone cluster; 0: Spark in one process."
+    )
+    mongo_port: int = Field(default=27117, ge=1, le=65535, description="Further members: the ports after it.")
+    kafka_port: int = Field(default=29092, ge=1, le=65535, description="Further brokers: every second port after it.")
+    kafka_controller_port: int = Field(
+        default=29093, ge=1, le=65535, description="Further brokers: every second port after it."
+    )
+    spark_master_port: int = Field(
+        default=7077, ge=1, le=65535, description="Its page: the port after it; then two ports for each worker."
+    )
     spark_port: int = Field(default=15002, ge=1, le=65535)
     webserver_port: int = Field(default=3000, ge=1, le=65535)
 
@@ -193,14 +211,39 @@ class Settings(BaseSettings):
         return ZoneInfo(self.timezone)
 
     @property
+    def mongo_ports(self) -> range:
+        """A port for each member of the local replica set."""
+        return range(self.mongo_port, self.mongo_port + self.mongo_members)
+
+    @property
+    def kafka_ports(self) -> range:
+        """A port for each local broker; by default those in between are their controllers'."""
+        return range(self.kafka_port, self.kafka_port + 2 * self.kafka_brokers, 2)
+
+    @property
+    def kafka_controller_ports(self) -> range:
+        """A port for each local broker's controller."""
+        return range(self.kafka_controller_port, self.kafka_controller_port + 2 * self.kafka_brokers, 2)
+
+    @property
     def mongo(self) -> str:
         """The MongoDB URI in force."""
-        return self.mongo_uri or f"mongodb://{LOOPBACK}:{self.mongo_port}/?replicaSet={REPLICA_SET}"
+        return self.mongo_uri or f"mongodb://{_addresses(self.mongo_ports)}/?replicaSet={REPLICA_SET}"
 
     @property
     def kafka(self) -> str:
         """The Kafka bootstrap addresses in force."""
-        return self.kafka_bootstrap or f"{LOOPBACK}:{self.kafka_port}"
+        return self.kafka_bootstrap or _addresses(self.kafka_ports)
+
+    @property
+    def replication(self) -> int | None:
+        """Replicas of topics that the platform creates; None: as many as the cluster's own default says."""
+        return self.kafka_replication or (None if self.kafka_bootstrap else min(SAFE_REPLICAS, self.kafka_brokers))
+
+    @property
+    def least_in_sync(self) -> int:
+        """Replicas that must have a message before it counts as sent: with three, one may be away and work goes on."""
+        return 2 if (self.replication or 1) >= SAFE_REPLICAS else 1
 
     @property
     def spark(self) -> str:

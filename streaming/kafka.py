@@ -61,7 +61,7 @@ def _client_options(settings: Settings) -> dict[str, Any]:
 
 
 def ensure_topics(settings: Settings, *topics: str, max_message_bytes: int | None = None) -> None:
-    """Create the topics that are missing, with `settings.kafka_partitions` partitions; safe to repeat and to race.
+    """Create the topics that are missing, with the partitions and replicas of the settings; safe to repeat and to race.
 
     Args:
         settings: where Kafka is.
@@ -72,6 +72,8 @@ def ensure_topics(settings: Settings, *topics: str, max_message_bytes: int | Non
     configs = {"message.timestamp.type": "LogAppendTime"}
     if max_message_bytes is not None:
         configs["max.message.bytes"] = str(max_message_bytes)
+    if settings.least_in_sync > 1:
+        configs["min.insync.replicas"] = str(settings.least_in_sync)
     with kafka_errors(settings):
         # Any: pyright's stubs describe kafka-python 2.
         admin: Any = KafkaAdminClient(**_client_options(settings))
@@ -81,7 +83,7 @@ def ensure_topics(settings: Settings, *topics: str, max_message_bytes: int | Non
                 NewTopic(
                     name=name,
                     num_partitions=settings.kafka_partitions,
-                    replication_factor=-1,
+                    replication_factor=settings.replication or -1,
                     topic_configs=configs,
                 )
                 for name in sorted(missing)
