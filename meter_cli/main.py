@@ -7,7 +7,21 @@ import sys
 
 import typer
 
-from meter_cli import alerts, bench, contract, days, demo, history, ingest, late, replay, route, simulate, stack
+from meter_cli import (
+    alerts,
+    bench,
+    contract,
+    days,
+    demo,
+    history,
+    ingest,
+    init_env,
+    late,
+    replay,
+    route,
+    simulate,
+    stack,
+)
 from meter_cli.console import err
 from metering.errors import MetersError
 
@@ -34,6 +48,7 @@ app.add_typer(late.app, name="late")
 app.command()(days.dev)
 app.add_typer(alerts.app, name="alerts")
 app.command()(contract.schema)
+app.command()(init_env.init_env)
 app.command()(bench.bench)
 
 
