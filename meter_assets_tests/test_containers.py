@@ -58,7 +58,7 @@ BREACHES: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("router", lambda s: s.pop("restart"), "nothing of restart"),
     ("router", lambda s: s.pop("deploy"), "no limits"),
     ("mongo", lambda s: s["deploy"]["resources"]["limits"].pop("memory"), "no limits"),
-    ("mongo", lambda s: s["environment"].update(MONGO_INITDB_ROOT_PASSWORD="example"), "holds a secret"),  # noqa: S106
+    ("mongo", lambda s: s["environment"].update(MONGO_INITDB_ROOT_PASSWORD="example"), "holds a secret"),
     ("mongo", lambda s: s["environment"].update(MONGO_KEY="${MONGO_KEY:-changeme}"), "holds a secret"),
     ("ingest", lambda s: s["environment"].update(METERS_MONGO_URI="mongodb://meters:meters@mongo/"), "holds a secret"),
     ("daemon", lambda s: s.update(privileged=True), "not kept apart"),

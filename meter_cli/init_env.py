@@ -53,7 +53,7 @@ def init_env(
     except FileExistsError:
         raise MetersError(
             f"{file} is there already: its secrets open the volumes that were made with it",
-            fix="Keep it; or move it away and delete the volumes: docker compose down --volumes",
+            fix="Keep it; or name another: --file other.env, then docker compose --env-file other.env",
         ) from None
     except OSError as error:
         raise MetersError(f"{file} cannot be written: {error.strerror}", fix="Name another with --file") from None

@@ -1,4 +1,4 @@
-"""Starts docker-compose.yml's services from the built image, as `docker compose up` would, and has them do a day's work.
+"""Starts docker-compose.yml's services from the built image, as `docker compose up` would, for a day's work.
 
 `scripts/check-image` runs it as root. Every service starts with its own command line, environment, user and volumes, in
 the order of depends_on, and counts as up when its own health check passes. What the images of others would run is run
@@ -115,7 +115,7 @@ class Check:
             {**variables, **stand_in.environment},
             stand_in.user,
             "",
-            mounts | stand_in.mounts,
+            {**mounts, **stand_in.mounts},
         )
 
     @property
@@ -124,13 +124,12 @@ class Check:
 
     def _await(self, name: str, service: dict[str, Any], condition: str) -> None:
         container = self.containers[name]
-        assert container.process is not None
         if condition == "service_started":
             return
         deadline = time.monotonic() + PASS_SECONDS
         said = ""
         while time.monotonic() < deadline:
-            code = container.process.poll()
+            code = container.exit_code
             if condition == "service_completed_successfully":
                 if code == 0:
                     return
@@ -177,7 +176,7 @@ class Check:
         """Stop everything, last started first, within each service's grace."""
         for name, container in reversed(self.containers.items()):
             service = next(each for key, each in self.services.items() if name in self._names(key))
-            running = container.process is not None and container.process.poll() is None
+            running = container.exit_code is None
             ended = container.stop(seconds(service.get("stop_grace_period", "10s")))
             if running:
                 print(f"   {name:20} stopped: {ended}")

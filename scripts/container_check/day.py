@@ -1,4 +1,4 @@
-"""A day's work for the containers: readings come in, faults are found, yesterday is materialized through the UI's API."""
+"""A day's work for the containers: readings come in, faults are found, yesterday is materialized through GraphQL."""
 
 import json
 import time

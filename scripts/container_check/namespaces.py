@@ -15,6 +15,7 @@ from typing import IO
 import psutil
 
 BRIDGE = "meters-check"
+IP = "/usr/sbin/ip"
 NETWORK = "10.231.97"
 """Of the bridge, which no packet leaves: there is no route from it and no forwarding to it."""
 
@@ -22,6 +23,7 @@ NETWORK = "10.231.97"
 # up to `--`, then what runs.
 ENTER = """
 set -e
+inside=$PATH; PATH=/usr/sbin:/usr/bin:/sbin:/bin
 root=$1 hosts=$2; hostname "$3"; shift 3
 mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
@@ -30,7 +32,7 @@ mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 mount --bind "$hosts" "$root/etc/hosts"
 while [ "$1" != -- ]; do mount --bind "$1" "$root$2"; shift 2; done
 shift
-exec chroot "$root" "$@"
+PATH=$inside exec /usr/sbin/chroot "$root" "$@"
 """
 
 
@@ -62,6 +64,11 @@ class Container:
             raise RuntimeError(f"{self.name} has ended")
         return process[0].pid
 
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self.process.poll() if self.process else 0
+
     def _as_user(self, command: Sequence[str]) -> list[str]:
         if self.user is None:
             return list(command)
@@ -74,8 +81,8 @@ class Container:
         entry = self._as_user(["/usr/bin/tini", "-g", "--", *self.command])
         self.process = subprocess.Popen(
             [
-                *("ip", "netns", "exec", f"{BRIDGE}-{self.name}"),
-                *("unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL"),
+                *(IP, "netns", "exec", f"{BRIDGE}-{self.name}"),
+                *("/usr/bin/unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL"),
                 *("--propagation", "private", "/bin/sh", "-c", ENTER, "enter"),
                 *(str(self.root), str(hosts), self.hostname or self.name, *pairs, "--", *entry),
             ],
@@ -90,7 +97,7 @@ class Container:
         """Run a command in the running container, as `docker exec` would; its exit code and output."""
         try:
             answer = subprocess.run(
-                ["nsenter", f"--target={self.pid}", "--all", "--root", "--wd", *self._as_user(command)],
+                ["/usr/bin/nsenter", f"--target={self.pid}", "--all", "--root", "--wd", *self._as_user(command)],
                 env=dict(self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -146,20 +153,20 @@ class Network:
         return "\n".join(lines) + "\n"
 
     def __enter__(self) -> "Network":
-        run("ip", "link", "add", BRIDGE, "type", "bridge")
-        run("ip", "addr", "add", f"{NETWORK}.1/24", "dev", BRIDGE)
-        run("ip", "link", "set", BRIDGE, "up")
+        run(IP, "link", "add", BRIDGE, "type", "bridge")
+        run(IP, "addr", "add", f"{NETWORK}.1/24", "dev", BRIDGE)
+        run(IP, "link", "set", BRIDGE, "up")
         for number, (name, address) in enumerate(self.addresses.items()):
             space, inner, outer = f"{BRIDGE}-{name}", f"mci{number}", f"mco{number}"
-            run("ip", "netns", "add", space)
-            run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", space)
-            run("ip", "link", "set", outer, "master", BRIDGE, "up")
-            run("ip", "-n", space, "addr", "add", f"{address}/24", "dev", inner)
-            run("ip", "-n", space, "link", "set", inner, "up")
-            run("ip", "-n", space, "link", "set", "lo", "up")
+            run(IP, "netns", "add", space)
+            run(IP, "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", space)
+            run(IP, "link", "set", outer, "master", BRIDGE, "up")
+            run(IP, "-n", space, "addr", "add", f"{address}/24", "dev", inner)
+            run(IP, "-n", space, "link", "set", inner, "up")
+            run(IP, "-n", space, "link", "set", "lo", "up")
         return self
 
     def __exit__(self, *_: object) -> None:
         for name in self.addresses:
-            run("ip", "netns", "del", f"{BRIDGE}-{name}", check=False)  # takes its end of the pair along
-        run("ip", "link", "del", BRIDGE, check=False)
+            run(IP, "netns", "del", f"{BRIDGE}-{name}", check=False)  # takes its end of the pair along
+        run(IP, "link", "del", BRIDGE, check=False)

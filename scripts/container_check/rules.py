@@ -1,4 +1,4 @@
-"""What a compose file must keep to beyond the specification: pinned, watched, limited, closed to the world, no secrets."""
+"""What our compose file keeps to beyond the specification: pinned, watched, limited, closed to the world, no secret."""
 
 import re
 from collections.abc import Iterator

@@ -15,7 +15,8 @@ properties=/tmp/server.properties
 env | grep '^KAFKA_' | grep -v '^KAFKA_HEAP_OPTS=' | while IFS='=' read -r name value; do
     printf '%s=%s\\n' "$(printf %s "${name#KAFKA_}" | tr 'A-Z_' 'a-z.')" "$value"
 done > $properties
-run() { exec java $KAFKA_HEAP_OPTS -Dlog4j2.configurationFile=/opt/kafka/log4j2.properties -cp '/opt/kafka/libs/*' "$@"; }
+options="$KAFKA_HEAP_OPTS -Dlog4j2.configurationFile=/opt/kafka/log4j2.properties"
+run() { exec java $options -cp '/opt/kafka/libs/*' "$@"; }
 (run kafka.tools.StorageTool format --ignore-formatted -t "$CLUSTER_ID" -c $properties)
 run kafka.Kafka $properties
 """
@@ -27,7 +28,8 @@ data=/data/db
 chown -R mongodb $data
 if [ -n "$MONGO_INITDB_ROOT_PASSWORD" ] && [ ! -e $data/WiredTiger ]; then
     setpriv --reuid=mongodb --regid=mongodb --clear-groups \\
-        mongod --dbpath $data --bind_ip 127.0.0.1 --fork --logpath /tmp/first.log --pidfilepath /tmp/first.pid > /dev/null
+        mongod --dbpath $data --bind_ip 127.0.0.1 --fork --logpath /tmp/first.log --pidfilepath /tmp/first.pid \\
+        > /dev/null
     /opt/meters/venv/bin/python -c '
 import os, pymongo
 admin = pymongo.MongoClient("mongodb://127.0.0.1", directConnection=True).admin
@@ -49,7 +51,8 @@ if [ ! -e $data/PG_VERSION ]; then
     initdb --pgdata=$data --username=postgres --pwfile=/tmp/password --auth-host=scram-sha-256 > /dev/null
     echo 'host all all all scram-sha-256' >> $data/pg_hba.conf
     pg_ctl --pgdata=$data --silent --wait --options="-c listen_addresses= -k /tmp" --log=/tmp/first.log start
-    psql --quiet --host=/tmp --username=postgres --set=ON_ERROR_STOP=1 --file=/docker-entrypoint-initdb.d/postgres-init.sql
+    cd /docker-entrypoint-initdb.d
+    psql --quiet --host=/tmp --username=postgres --set=ON_ERROR_STOP=1 --file=postgres-init.sql
     pg_ctl --pgdata=$data --silent --wait stop
 fi
 exec postgres -D $data -c listen_addresses=* -k /tmp
@@ -100,6 +103,7 @@ def stand_ins(folder: Path, broker_jars: Path, log4j: Path, mongod: Path, debian
             says="the broker's jars from Maven, in our image's file system",
             command=["/bin/sh", "-c", KAFKA],
             user=1000,
+            environment={"PATH": "/usr/bin:/bin"},
             mounts={"/opt/kafka/libs": broker_jars, "/opt/kafka/log4j2.properties": log4j},
             health=["/opt/meters/venv/bin/python", "-c", KAFKA_HEALTH],
         ),
