@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -173,13 +174,22 @@ class Check:
                 print(f"ok {each:20} {how}{f', {used:,.0f} MiB of {limit}' if used else ''}{by}")
 
     def down(self) -> None:
-        """Stop everything, last started first, within each service's grace."""
-        for name, container in reversed(self.containers.items()):
-            service = next(each for key, each in self.services.items() if name in self._names(key))
-            running = container.exit_code is None
-            ended = container.stop(seconds(service.get("stop_grace_period", "10s")))
-            if running:
-                print(f"   {name:20} stopped: {ended}")
+        """Stop everything as Compose does: what nothing depends on any more, at once, each within its grace."""
+        left = {name: each for name, each in self.services.items() if name not in self.left_out}
+        while left:
+            needed = {other for service in left.values() for other in service["depends_on"]}
+            leaving = [name for name in left if name not in needed]
+            with ThreadPoolExecutor() as pool:
+                for lines in pool.map(self._stop, leaving):
+                    print(lines, end="")
+            for name in leaving:
+                del left[name]
+
+    def _stop(self, name: str) -> str:
+        grace = seconds(self.services[name].get("stop_grace_period", "10s"))
+        running = [each for each in self._names(name) if each in self.containers]
+        running = [each for each in running if self.containers[each].exit_code is None]
+        return "".join(f"   {each:20} stopped: {self.containers[each].stop(grace)}\n" for each in running)
 
 
 def image_environment(name: str) -> dict[str, str]:
@@ -213,7 +223,8 @@ def main() -> None:
         with check.network:
             try:
                 check.up()
-                work_a_day(f"http://{check.network.addresses['webserver']}:3000", check.secrets, check.network)
+                webserver = f"http://{check.network.addresses['webserver']}:3000"
+                work_a_day(webserver, check.secrets, check.network, check.containers["code-server"])
                 check.report()
             finally:
                 check.down()

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pymongo import MongoClient
 
-from scripts.container_check.namespaces import Network
+from scripts.container_check.namespaces import Container, Network
 
 WAIT_SECONDS = 180
 METERS = 40  # of the simulator's default city, with a reading each 15 minutes
@@ -50,13 +50,14 @@ def ask(url: str, query: str, **variables: Any) -> dict[str, Any]:
     return answer["data"]
 
 
-def work_a_day(webserver: str, secrets: dict[str, str], network: Network) -> None:
+def work_a_day(webserver: str, secrets: dict[str, str], network: Network, code_server: Container) -> None:
     """See that the simulator's readings arrive, that faults do, and that yesterday can be materialized.
 
     Args:
         webserver: its URL.
         secrets: the .env.
         network: where MongoDB is.
+        code_server: where an operator's commands run.
 
     Raises:
         SystemExit: something does not come about.
@@ -84,6 +85,11 @@ def work_a_day(webserver: str, secrets: dict[str, str], network: Network) -> Non
             raise SystemExit(f"error: daily_averages of {yesterday} has {sorted(published)}")
         readings = {meter_type: each["readings"] for meter_type, each in sorted(published.items())}
         print(f"ok {yesterday} is materialized, from the webserver over daemon and code server to Spark: {readings}")
+    before = (midnight - timedelta(days=2)).date().isoformat()
+    code, output = code_server.execute(["meters", "backfill", before], WAIT_SECONDS)
+    if code:
+        raise SystemExit(f"error: meters backfill {before} in the code server: {output.strip()[-300:]}")
+    print(f"ok {output.strip().splitlines()[0]} of {before}, by meters backfill in the code server")
 
 
 def _materialize(webserver: str, day: str) -> None:
