@@ -160,9 +160,10 @@ def test_a_sign_of_life_is_a_fresh_file(tmp_path: Path):
 
 @contextmanager
 def mongod(folder: Path, port: int, *arguments: str) -> Iterator[None]:
-    (folder / "data").mkdir(exist_ok=True)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
     command = [find_mongod(Settings(home=folder)), "--dbpath", folder / "data", "--port", str(port), *arguments]
     command += ["--bind_ip", "127.0.0.1", "--nounixsocket", "--setParameter", "diagnosticDataCollectionEnabled=false"]
+    command += ["--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"]
     with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL) as process:
         try:
             wait_for(lambda: answers(port), 30, "mongod answers")
@@ -179,10 +180,10 @@ def answers(port: int) -> bool:
         return False
 
 
-def mongo_init(port: int, **passwords: str) -> subprocess.CompletedProcess[str]:
+def mongo_init(*ports: int, **passwords: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, DEPLOY / "mongo_init.py"],
-        env={**os.environ, "MONGO_MEMBERS": f"127.0.0.1:{port}", **passwords},
+        env={**os.environ, "MONGO_MEMBERS": ",".join(f"127.0.0.1:{port}" for port in ports), **passwords},
         capture_output=True,
         text=True,
         timeout=120,
@@ -190,8 +191,8 @@ def mongo_init(port: int, **passwords: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_mongo_init_makes_users_and_gives_them_new_passwords(tmp_path: Path):
-    """On a mongod as its image leaves it: a root user, then a member's key."""
-    (port,) = free_ports(1)
+    """On a mongod as its image leaves it: a root user, then a member's key. A second one joins."""
+    port, second_port = free_ports(2)
     key = tmp_path / "key"
     key.write_text("a" * 64)
     key.chmod(0o600)
@@ -202,7 +203,8 @@ def test_mongo_init_makes_users_and_gives_them_new_passwords(tmp_path: Path):
     def user(name: str, password: str) -> MongoClient:
         return MongoClient(f"mongodb://{name}:{password}@127.0.0.1:{port}/?replicaSet=meters&authSource=admin")
 
-    with mongod(tmp_path, port, "--replSet", "meters", "--keyFile", str(key)):
+    replica = ("--replSet", "meters", "--keyFile", str(key))
+    with mongod(tmp_path, port, *replica), mongod(tmp_path / "second", second_port, *replica):
         first = mongo_init(port, **words)
         assert first.returncode == 0, first.stderr
         again = mongo_init(port, **{**words, "MONGO_READER_PASSWORD": "new"})
@@ -210,6 +212,15 @@ def test_mongo_init_makes_users_and_gives_them_new_passwords(tmp_path: Path):
         wrong = mongo_init(port, **{**words, "MONGO_ROOT_PASSWORD": "wrong"})
         assert wrong.returncode == 1
         assert wrong.stderr.startswith("error: MONGO_ROOT_PASSWORD") and wrong.stderr.count("\n") == 1
+
+        joined = mongo_init(port, second_port, **{**words, "MONGO_READER_PASSWORD": "new"})
+        assert joined.returncode == 0, joined.stderr
+        with user("root", "r00t") as root:
+            config = root.admin.command("replSetGetConfig")["config"]
+            assert [member["host"] for member in config["members"]] == [
+                f"127.0.0.1:{port}",
+                f"127.0.0.1:{second_port}",
+            ]
 
         with user("meters", "app") as app:
             app["iot"].create_collection("thing", validator={"a": 1})
