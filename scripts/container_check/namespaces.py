@@ -78,7 +78,7 @@ class Container:
     def start(self, hosts: Path, log: IO[bytes]) -> None:
         """Start it; returns at once."""
         pairs = [part for target, source in self.mounts.items() for part in (str(source), target)]
-        entry = self._as_user(["/usr/bin/tini", "-g", "--", *self.command])
+        entry = self._as_user(["/usr/bin/tini", "--", *self.command])
         self.process = subprocess.Popen(
             [
                 *(IP, "netns", "exec", f"{BRIDGE}-{self.name}"),
