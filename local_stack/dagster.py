@@ -20,7 +20,7 @@ EVENT_BATCH_SIZE = 500
 def dagster_environment(settings: Settings) -> dict[str, str]:
     """The variables with which any process works on this installation's instance; makes DAGSTER_HOME if need be."""
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(INSTANCE, settings.dagster_home / "dagster.yaml")
+    shutil.copyfile(settings.dagster_yaml or INSTANCE, settings.dagster_home / "dagster.yaml")
     return {
         **settings.environment(),
         "DAGSTER_HOME": str(settings.dagster_home),

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from meter_cli.console import err, out, print_json, progress
+from metering.alive import Alive
 from metering.settings import load_settings
 
 REPORT_EVERY_SECONDS = 10
@@ -28,6 +29,7 @@ def ingest(
     ingest = Ingest(settings, feed=faults_feed(settings) if faults else READINGS_FEED)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ingest.stop())
+    alive = Alive(settings)
     started = time.monotonic()
     reported_at = started
     with progress("messages") as bar:
@@ -35,6 +37,7 @@ def ingest(
 
         def show(counts: Any, backlog: int) -> None:
             nonlocal reported_at
+            alive()
             bar.update(task, completed=counts.messages, total=backlog if until_caught_up else None)
             if bar.disable and counts.messages and time.monotonic() - reported_at > REPORT_EVERY_SECONDS:
                 reported_at = time.monotonic()

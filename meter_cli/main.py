@@ -16,6 +16,7 @@ from meter_cli import (
     demo,
     history,
     ingest,
+    init_env,
     lake,
     late,
     replay,
@@ -51,6 +52,7 @@ app.command()(days.dev)
 app.add_typer(alerts.app, name="alerts")
 app.command()(dashboards.dashboards)
 app.command()(contract.schema)
+app.command()(init_env.init_env)
 app.command()(bench.bench)
 
 

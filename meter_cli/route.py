@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from meter_cli.console import err, out, print_json
+from metering.alive import Alive
 from metering.process import CHECKPOINT_HELD
 from metering.settings import load_settings
 
@@ -37,10 +38,12 @@ def route(
         router = Router(settings, jars=jars, aggregates=aggregates, accept_gap=accept_gap, run_id=run_id)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: router.stop())
+        alive = Alive(settings)
         said_at = 0.0
 
         def show(progress: Any) -> None:
             nonlocal said_at
+            alive()
             tell(progress)
             if time.monotonic() - said_at > REPORT_EVERY_SECONDS:
                 said_at = time.monotonic()

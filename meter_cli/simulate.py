@@ -14,6 +14,7 @@ from rich import box
 from rich.table import Table
 
 from meter_cli.console import err, out, print_json, progress
+from metering.alive import Alive
 from metering.city import make_city
 from metering.errors import MetersError
 from metering.reading import MeterType
@@ -141,8 +142,10 @@ def _send_history(
     with progress("readings") as bar:
         task = bar.add_task("Connecting", total=readings)
         began = time.monotonic()
+        alive = Alive(settings)
 
         def show(ledger: Ledger, done: int) -> None:
+            alive()
             rate = ledger.messages / max(0.001, time.monotonic() - began)
             bar.update(task, completed=done, description=f"Sending, {rate:,.0f} messages/s")
 
@@ -161,8 +164,10 @@ def _send_live(
 ) -> None:
     with err.status(f"Live: {len(city)} meters, one round a second; Ctrl-C ends") as line:
         before = ledger.messages
+        alive = Alive(settings)
 
         def show(ledger: Ledger, done: int) -> None:
+            alive()
             if done == 1 and not err.is_terminal:
                 err.print("Live: the first round is sent")  # a log has no line that changes
             line.update(

@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     spark_port: int = Field(default=15002, ge=1, le=65535)
     webserver_port: int = Field(default=3000, ge=1, le=65535)
 
+    dagster_yaml: Path | None = Field(
+        default=None, description="Configuration of the Dagster instance; unset: the local stack's, on SQLite."
+    )
     ui_url: str | None = Field(
         default=None, description="Where people reach the Dagster UI, for links in alerts; unset: this machine's port."
     )
@@ -119,8 +122,14 @@ class Settings(BaseSettings):
     router_mode: Literal["real-time", "micro-batch"] = Field(
         default="real-time", description="micro-batch for Spark installations without real-time mode."
     )
+    router_sensor: bool = Field(
+        default=True, description="Does Dagster's sensor keep the router alive? false where a service of its own does."
+    )
     router_batch_seconds: int = Field(
         default=300, ge=5, le=3600, description="How long a real-time batch lasts; the registry is re-read after each."
+    )
+    alive_file: Path | None = Field(
+        default=None, description="A file that ingest, router and simulator touch while they work: for health checks."
     )
     window_days: int = Field(default=7, ge=1, description="How long window_aggregates are kept, in days.")
     late_seconds: int = Field(default=600, ge=0, description="How late a reading may be and still count in a window.")

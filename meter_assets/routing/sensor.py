@@ -9,9 +9,13 @@ from meter_assets.routing.job import fault_routing_job
 from meter_assets.routing.observed import read_heartbeat, read_runs
 from meter_assets.routing.process import find_router, kill_router
 from metering.errors import MetersError
+from metering.settings import load_settings
 
 INTERVAL_SECONDS = 4
 """Dagster looks every 5 s whether the interval is over; at 5 it is so only every other time."""
+
+STATUS = dg.DefaultSensorStatus.RUNNING if load_settings().router_sensor else dg.DefaultSensorStatus.STOPPED
+"""Stopped where something else keeps a router alive: two on one checkpoint would only refuse each other."""
 
 WHY_TAG = "meters/why"
 AWAY = "MongoDB is away"
@@ -20,7 +24,7 @@ AWAY = "MongoDB is away"
 @dg.sensor(
     job=fault_routing_job,
     minimum_interval_seconds=INTERVAL_SECONDS,
-    default_status=dg.DefaultSensorStatus.RUNNING,
+    default_status=STATUS,
     description=(
         "Keeps exactly one router of faulty readings alive: starts one when there is none, and replaces one that was "
         "killed or gives no sign of life. To pause routing, turn this sensor off and terminate the run of "
