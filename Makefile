@@ -1,6 +1,6 @@
 # Every target sets up first; that takes no time once it is done. ARGS go to the command:
 #   make test ARGS='-k kafka'
-# Tests mostly wait for servers: two processes, each with a stack of its own, take little more than half the time of one.
+# Tests mostly wait for servers: three processes, each with MongoDB and Kafka of its own, take less than half the time of one.
 .PHONY: setup demo test dev check bench
 .DEFAULT_GOAL := setup
 
@@ -11,7 +11,7 @@ demo: setup
 	@.venv/bin/meters demo $(ARGS)
 
 test: setup
-	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 dev: setup
 	@.venv/bin/meters dev $(ARGS)

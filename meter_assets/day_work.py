@@ -147,11 +147,10 @@ class _DayWork:
         judged = transforms.judged(readings, meters, self._rules)
         bounds = transforms.days_frame(spark, days)
         # Kept while the query runs: each use of it would otherwise be computed from the readings anew.
-        hours = transforms.device_hours(judged, bounds).persist()
+        device_days = transforms.device_days(judged, meters, bounds).persist()
         try:
-            device_days = transforms.device_days(hours, meters, bounds)
             frames = {
-                PROFILE: hourly_profile(hours),
+                PROFILE: hourly_profile(judged, bounds),
                 DAILY_AVERAGES: daily_averages(judged, device_days),
                 ABNORMAL_DEVICE_SUMMARY: abnormal_device_summary(judged, meters),
                 DAILY_CONSUMPTION: daily_consumption(device_days),
@@ -162,7 +161,7 @@ class _DayWork:
         finally:
             # Its rows are sorted: with the first one, all is computed. Later the staged days are no longer there, and
             # Spark would look for them to find out what it is to forget.
-            hours.unpersist()
+            device_days.unpersist()
         for day, start, end in days:
             documents: dict[str, list[Document]] = {}
             if found and found[0] == day:  # a day that has none still replaces what was published before

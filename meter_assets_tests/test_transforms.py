@@ -58,7 +58,7 @@ def register(spark: SparkSession):
 
 def device_days(spark: SparkSession, readings: DataFrame, meters: DataFrame, days=DAYS) -> DataFrame:
     bounds = transforms.days_frame(spark, days)
-    return transforms.device_days(transforms.device_hours(readings, bounds), meters, bounds)
+    return transforms.device_days(readings, meters, bounds)
 
 
 def rows(frame: DataFrame) -> dict:

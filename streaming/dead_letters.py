@@ -21,6 +21,10 @@ MAX_DEAD_LETTER_BYTES = 16 * 1024 * 1024
 MAX_UNCOMPRESSED_BYTES = 1024 * 1024 * 1024
 """The same before compression, by which the client measures: what came in compressed has to get out again."""
 
+COORDINATOR_SECONDS = 30
+"""How long to wait for the broker that looks after our transactions: when it dies, Kafka takes some ten seconds to
+notice, and then another one has to read up on them."""
+
 TRANSACTION_SECONDS = 20
 """How long a killed process may hold up readers of dead letters and its own successor."""
 
@@ -69,6 +73,7 @@ class DeadLetterTransactions:
         self._producer = open_producer(
             settings,
             transactional_id=f"dead-letters-{uuid.uuid4()}",
+            block_seconds=COORDINATOR_SECONDS,
             transaction_timeout_ms=TRANSACTION_SECONDS * 1000,
             compression_type="zstd",
             max_request_size=MAX_UNCOMPRESSED_BYTES,

@@ -136,12 +136,15 @@ def follow(consumer: Any, *topics: str) -> None:
         consumer.position(partition)  # asks the broker now instead of at the first poll
 
 
-def open_producer(settings: Settings, *, linger_ms: int = 20, **options: Any) -> KafkaProducer:
+def open_producer(
+    settings: Settings, *, linger_ms: int = 20, block_seconds: int = ANSWER_WITHIN_SECONDS, **options: Any
+) -> KafkaProducer:
     """An idempotent producer whose messages count as sent only when all in-sync replicas have them.
 
     Args:
         settings: where Kafka is.
         linger_ms: how long a message may wait for others to go with it.
+        block_seconds: how long a call may wait for the broker that it needs.
         options: further options of KafkaProducer.
     """
     with kafka_errors(settings):
@@ -152,7 +155,7 @@ def open_producer(settings: Settings, *, linger_ms: int = 20, **options: Any) ->
             allow_auto_create_topics=False,
             linger_ms=linger_ms,
             batch_size=256 * 1024,
-            max_block_ms=ANSWER_WITHIN_SECONDS * 1000,
+            max_block_ms=block_seconds * 1000,
             delivery_timeout_ms=DELIVER_WITHIN_SECONDS * 1000,
             **options,
         )

@@ -89,57 +89,27 @@ def expected_readings(meters: DataFrame, days: DataFrame) -> DataFrame:
     )
 
 
-def device_hours(readings: DataFrame, days: DataFrame) -> DataFrame:
-    """One row per meter, day and hour since the day's beginning, of which there are 23 to 25.
-
-    Everything that adds up is computed here, in one pass over the readings; the rest is sums of these rows.
-
-    Args:
-        readings: judged readings of those days.
-        days: see days_frame.
-
-    Returns:
-        day, device_id, meter_type, hour (0 for the first sixty minutes), readings (healthy ones), faulty_readings,
-        amount and flow_rates (sums, decimal, null without a healthy reading), least and most (usage of a healthy
-        reading, null without one), first_at and last_at (of all readings).
-    """
-    hour = F.floor((F.unix_seconds("timestamp") - F.unix_seconds("day_start")) / 3600)
-    usage = F.when(is_healthy(), F.coalesce("usage_kwh", "usage"))
-    return (
-        readings.join(F.broadcast(days), "day")
-        .groupBy("day", "device_id", "meter_type", hour.alias("hour"))
-        .agg(
-            F.count_if(is_healthy()).alias("readings"),
-            F.count_if(~is_healthy()).alias("faulty_readings"),
-            F.sum(F.when(is_healthy(), amount())).alias("amount"),
-            F.sum(F.when(is_healthy(), F.col("flow_rate").cast(AMOUNT))).alias("flow_rates"),
-            F.min(usage).alias("least"),
-            F.max(usage).alias("most"),
-            F.min("timestamp").alias("first_at"),
-            F.max("timestamp").alias("last_at"),
-        )
-    )
-
-
-def device_days(hours: DataFrame, meters: DataFrame, days: DataFrame) -> DataFrame:
+def device_days(readings: DataFrame, meters: DataFrame, days: DataFrame) -> DataFrame:
     """One row per meter and day: what it reported, beside what was expected of it.
 
     Args:
-        hours: see device_hours.
+        readings: judged readings of those days.
         meters: registry entries (registry.METER_SPARK_SCHEMA).
         days: see days_frame.
 
     Returns:
-        day, device_id, meter_type, household_id, district, readings (healthy ones), faulty_readings, amount,
-        flow_rates, least and most as in device_hours, expected_readings (0 for an unregistered meter).
+        day, device_id, meter_type, household_id, district, readings (healthy ones), faulty_readings, amount and
+        flow_rates (sums, decimal, null without a healthy reading), least and most (usage of a healthy reading, null
+        without one), expected_readings (0 for an unregistered meter).
     """
-    reported = hours.groupBy("day", "device_id", "meter_type").agg(
-        F.sum("readings").alias("readings"),
-        F.sum("faulty_readings").alias("faulty_readings"),
-        F.sum("amount").alias("amount"),
-        F.sum("flow_rates").alias("flow_rates"),
-        F.min("least").alias("least"),
-        F.max("most").alias("most"),
+    usage = F.when(is_healthy(), F.coalesce("usage_kwh", "usage"))
+    reported = readings.groupBy("day", "device_id", "meter_type").agg(
+        F.count_if(is_healthy()).alias("readings"),
+        F.count_if(~is_healthy()).alias("faulty_readings"),
+        F.sum(F.when(is_healthy(), amount())).alias("amount"),
+        F.sum(F.when(is_healthy(), F.col("flow_rate").cast(AMOUNT))).alias("flow_rates"),
+        F.min(usage).alias("least"),
+        F.max(usage).alias("most"),
     )
     placed = meters.select(
         F.col("_id").alias("device_id"), F.col("household_id").alias("home"), F.col("district").alias("area")
