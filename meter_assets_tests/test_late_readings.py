@@ -67,7 +67,7 @@ def test_a_day_that_fails_does_not_hold_up_the_others():
 @pytest.fixture
 def city(installation: Installation) -> Installation:
     """Three meters that report every six hours, six days long."""
-    installation.choose(late_quiet_seconds=1, unknown_meters=False)
+    installation.choose(late_quiet_seconds=1, unknown_meters=False, router_sensor=False)
     readings = [
         electricity(f"em{meter}", f"2024-05-{day:02}T{hour:02}:00:00Z", day / 10)
         for day in range(1, 7)

@@ -18,7 +18,8 @@ RUN_SECONDS = 240
 
 @pytest.fixture
 def dagster(stack: LocalStack, database: Settings, tmp_path) -> Iterator[Settings]:
-    own = database.model_copy(update={"lake": str(tmp_path / "lake")})
+    # Without a router, which is a Spark of its own: other tests look at it.
+    own = database.model_copy(update={"lake": str(tmp_path / "lake"), "router_sensor": False})
     server = Dagster(own)
     server.launch()
     try:
