@@ -63,7 +63,6 @@ def pytest_sessionfinish() -> None:
 
 LONG_FILES = (
     "test_routing_supervision.py",
-    "test_topology.py",
     "test_days_cli.py",
     "test_late_readings.py",
     "test_demo.py",

@@ -123,7 +123,7 @@ def test_both_spark_servers_are_configured_alike(tmp_path: Path):
     ours = dict(line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
     local = Spark(settings_for(tmp_path)).configuration()
     of_this_place = {"spark.connect.grpc.binding.address", "spark.connect.grpc.binding.port"}
-    of_this_place |= {"spark.sql.warehouse.dir", "spark.driver.extraJavaOptions"}
+    of_this_place |= {"spark.sql.warehouse.dir", "spark.driver.extraJavaOptions", "spark.executor.extraJavaOptions"}
     shared = ours.keys() & local.keys() - of_this_place
     assert {key: ours[key] for key in shared} == {key: local[key] for key in shared}
     assert {"spark.sql.session.timeZone", "spark.sql.shuffle.partitions"} <= shared

@@ -38,6 +38,7 @@ def assert_equal_to_the_file(installation: Installation, preset: str, days: dict
     assert {key.split("|")[0] for key, document in averages.items() if document["readings"]} == set(map(str, days))
 
 
+@pytest.mark.timeout(600)  # 220,000 readings are sent and stored beside two other tests
 def test_days_of_water_meters_equal_the_file_and_running_again_changes_nothing(installation, shared_data):
     """The city's own days over both clock changes; the whole year takes the same path, and Dagster minutes."""
     installation.choose(timezone="Europe/Madrid")

@@ -16,7 +16,7 @@ from kafka.admin import NewTopic
 from pymongo import MongoClient
 
 from local_stack import LocalStack
-from local_stack.jars import jars_folder, spark_jars
+from local_stack.jars import fetch_jars, jars_folder, spark_jars
 from local_stack.mongod import find_mongod
 from local_stack.state import live_state, read_state, state_file
 from local_stack.status import redact
@@ -48,8 +48,17 @@ def pid_of(settings: Settings, service: str) -> int | None:
     return entry.pid if entry and entry.state == "up" else None
 
 
-def test_all_services_are_usable_and_status_says_so(stack: LocalStack, settings: Settings) -> None:
-    answer = meters(settings, "status", "--json")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """All services of one installation; those of a parallel session share their Spark."""
+    settings = settings_for(tmp_path_factory.mktemp("whole"))
+    fetch_jars(settings)
+    with LocalStack(settings) as stack:
+        yield stack
+
+
+def test_all_services_are_usable_and_status_says_so(whole: LocalStack) -> None:
+    answer = meters(whole.settings, "status", "--json")
     report = json.loads(answer.stdout)
     assert answer.returncode == 0
     assert report["running"] is True
@@ -58,12 +67,12 @@ def test_all_services_are_usable_and_status_says_so(stack: LocalStack, settings:
         "kafka": "up",
         "spark": "up",
     }
-    assert report["mongo_version"] == MongoClient(settings.mongo).server_info()["version"]
+    assert report["mongo_version"] == MongoClient(whole.settings.mongo).server_info()["version"]
     assert report["spark_version"] == "4.2.0"
 
 
-def test_every_service_listens_on_the_loopback_only(stack: LocalStack) -> None:
-    for service in stack.services.values():
+def test_every_service_listens_on_the_loopback_only(whole: LocalStack) -> None:
+    for service in whole.services.values():
         assert service.child
         listening = [
             connection.laddr[0]
@@ -74,8 +83,8 @@ def test_every_service_listens_on_the_loopback_only(stack: LocalStack) -> None:
         assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
 
 
-def test_doctor_takes_our_own_ports_for_ours(stack: LocalStack, settings: Settings) -> None:
-    answer = meters(settings, "doctor", "--json")
+def test_doctor_takes_our_own_ports_for_ours(whole: LocalStack) -> None:
+    answer = meters(whole.settings, "doctor", "--json")
     assert answer.returncode == 0, answer.stdout
     details = {check["name"]: check["detail"] for check in json.loads(answer.stdout)["checks"]}
     assert details["mongo_port"].endswith("is held by our own mongo")

@@ -79,6 +79,7 @@ def tasks_by_executor(events: Path) -> dict[str, int]:
     return tasks
 
 
+@pytest.mark.cluster
 def test_the_demo_passes_with_only_settings_different(cluster: LocalStack, events: Path):
     status = json.loads(meters(cluster.settings, "status", "--json").stdout)
     assert status["running"]
@@ -98,6 +99,7 @@ def test_the_demo_passes_with_only_settings_different(cluster: LocalStack, event
     assert in_sync(cluster.settings, READINGS_TOPIC, DEAD_LETTERS_TOPIC) == {"2"}
 
 
+@pytest.mark.cluster
 def test_everything_listens_on_the_loopback_only(cluster: LocalStack):
     for service in cluster.services.values():
         assert service.child
@@ -111,6 +113,7 @@ def test_everything_listens_on_the_loopback_only(cluster: LocalStack):
             assert listening <= {"127.0.0.1"}, service.name
 
 
+@pytest.mark.cluster
 def test_a_broker_and_the_primary_killed_under_ingest_lose_nothing(cluster: LocalStack):
     settings = cluster.settings.model_copy(update={"mongo_database": "killed"})
     pipe = Pipe.fresh(settings)
