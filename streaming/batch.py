@@ -24,6 +24,9 @@ from streaming.dead_letters import DeadLetter, dead_letter_headers
 DUPLICATE_KEY = 11000
 DOCUMENT_VALIDATION_FAILURE = 121
 
+MINUTE = len("2024-05-27T15:57")
+"""Local days begin at whole minutes. Text, because the hash of an instant with a zone takes Python a microsecond."""
+
 
 @dataclass(frozen=True)
 class Feed:
@@ -123,8 +126,8 @@ class Batch:
     def __init__(self, feed: Feed, records: Sequence[Any]) -> None:
         self.counts = Counts(messages=len(records))
         self.letters: list[DeadLetter] = []
-        self.touched: set[datetime] = set()
-        """Timestamps of the documents that were stored, by this or an earlier attempt."""
+        self.touched: set[str] = set()
+        """Minutes (UTC, as an `_id` begins) of the documents that were stored, by this or an earlier attempt."""
         self._feed = feed
         # The first reading of each identity, and what else claims to be it; all with the message each came from.
         self._firsts: dict[str, tuple[dict[str, Any], Any]] = {}
@@ -178,7 +181,7 @@ class Batch:
         counts = self.counts
         counts.stored += len(documents) - len(failures)
         failed = {failure["index"] for failure in failures}
-        self.touched.update(each["timestamp"] for index, each in enumerate(documents) if index not in failed)
+        self.touched.update(each["_id"][:MINUTE] for index, each in enumerate(documents) if index not in failed)
         refused: dict[str, str] = {}
         for failure in failures:
             document, record = self._firsts[documents[failure["index"]]["_id"]]
@@ -187,7 +190,7 @@ class Batch:
                 self._refuse_by_database(record, refused[document["_id"]])
             elif self._attempts > 1 and kept[document["_id"]] == document:
                 counts.stored += 1  # by an earlier attempt at this batch
-                self.touched.add(document["timestamp"])
+                self.touched.add(document["_id"][:MINUTE])
             else:
                 self._judge(document, record, kept[document["_id"]])
         for document, record in self._repeats:
@@ -207,7 +210,7 @@ class Batch:
     def _judge(self, document: dict[str, Any], record: Any, kept: dict[str, Any]) -> None:
         stamp, _ = self._feed.stamp
         if kept == document:  # the very message, read again: who stored it may have died before saying so
-            self.touched.add(document["timestamp"])
+            self.touched.add(document["_id"][:MINUTE])
         if not self._feed.conflicts or {**kept, stamp: None} == {**document, stamp: None}:
             self.counts.duplicates += 1
         else:

@@ -5,10 +5,12 @@ letters have acknowledged. One thread writes a batch while the main one validate
 the consumer is polled, so a rebalance never finds work that is not committed.
 """
 
+import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,6 +33,8 @@ POLL_SECONDS = 0.2
 CLOSE_SECONDS = 2
 MONGO_AWAY_SECONDS = 60
 """How long a batch waits for a MongoDB that went away before ingest gives up; nothing is committed meanwhile."""
+
+COLLECT_AFTER_OBJECTS = 50_000
 
 LOST_PARTITIONS = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
 """The group gave this member's partitions to another one, or is about to."""
@@ -80,7 +84,11 @@ class Ingest:
         # Any: pyright's stubs describe kafka-python 2.
         self._consumer: Any = open_consumer(self._settings, group=self._feed.group, max_poll_records=POLL_MESSAGES)
         try:
-            with ThreadPoolExecutor(1, thread_name_prefix="store") as writer, kafka_errors(self._settings):
+            with (
+                _rare_collections(),
+                ThreadPoolExecutor(1, thread_name_prefix="store") as writer,
+                kafka_errors(self._settings),
+            ):
                 goal = self._end_offsets()
                 backlog = self._left(goal)
                 self._consumer.subscribe(list(self._feed.topics))
@@ -129,7 +137,8 @@ class Ingest:
         if self._feed.makes_days and batch.touched:
             # After the readings are acknowledged: who reads the count before them finds it grown. Who dies in between
             # has not committed, and the same messages, read again, touch the same days.
-            days = {instant.astimezone(self._settings.zone).date() for instant in batch.touched}
+            minutes = (datetime.fromisoformat(f"{minute}Z") for minute in batch.touched)
+            days = {minute.astimezone(self._settings.zone).date() for minute in minutes}
             self._patiently(lambda: touch_days(database, days, datetime.now(UTC)))
         return batch
 
@@ -184,3 +193,16 @@ class Ingest:
                 self._consumer.seek_to_beginning(tp)
             else:
                 self._consumer.seek(tp, committed)
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Have Python seldom look for cycles: a batch is many objects without any, and it would look after every 700."""
+    before = gc.get_threshold()
+    gc.freeze()  # nor among what has been there from the start
+    gc.set_threshold(COLLECT_AFTER_OBJECTS, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
