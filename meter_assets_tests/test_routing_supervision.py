@@ -73,11 +73,18 @@ class Routing:
 
     def ticks(self) -> list[str]:
         """What the sensor said, newest first; empty for a tick that started a run, whose tag says it."""
-        query = """query($sensor: SensorSelector!) { sensorOrError(sensorSelector: $sensor) {
-            ... on Sensor { sensorState { ticks(limit: 20) { skipReason error { message } } } } } }"""
-        ticks = ask(self.settings, query, sensor=SENSOR)["sensorOrError"]["sensorState"]["ticks"]
+        ticks = self._ticks()
         assert not [tick["error"] for tick in ticks if tick["error"]]
         return [tick["skipReason"] or "" for tick in ticks]
+
+    def looks(self) -> bool:
+        """Is the sensor looking just now? It finishes that also when it is turned off."""
+        return any(tick["status"] == "STARTED" for tick in self._ticks())
+
+    def _ticks(self) -> list[dict[str, Any]]:
+        query = """query($sensor: SensorSelector!) { sensorOrError(sensorSelector: $sensor) {
+            ... on Sensor { sensorState { ticks(limit: 20) { status skipReason error { message } } } } } }"""
+        return ask(self.settings, query, sensor=SENSOR)["sensorOrError"]["sensorState"]["ticks"]
 
     def log(self, run_id: str) -> list[dict[str, Any]]:
         """Events of a run."""
@@ -183,6 +190,7 @@ def test_an_operator_pauses_routing_and_goes_on(routing: Routing):
     old = routing.wait()
     routing.turn(on=False)
     try:
+        wait_for(lambda: not routing.looks(), 60, "the sensor has finished what it had begun")
         answer = ask(
             routing.settings, "mutation($id: String!) { terminateRun(runId: $id) { __typename } }", id=old["run_id"]
         )
