@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from dotenv import dotenv_values
 
 VARIABLE = re.compile(r"\$(?:(?P<escape>\$)|\{(?P<name>\w+)(?:(?P<how>:?[-?])(?P<word>[^}]*))?\})")
 
 
 def read_env(path: Path) -> dict[str, str]:
-    """The variables of a .env file as `meters init-env` writes it: no quotes, no references."""
-    lines = (line.strip() for line in path.read_text().splitlines())
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    """The variables of a .env file; a name without a value is an empty one."""
+    return {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
 
 
 def load(path: Path, environment: Mapping[str, str]) -> dict[str, Any]:
