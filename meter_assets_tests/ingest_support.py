@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import (
     KafkaAdminClient,
     MemberToRemove,  # pyright: ignore[reportAttributeAccessIssue] (its stubs are of kafka-python 2)
 )
 
 import streaming.ingest
-from meter_assets_tests.support import read_topic
+from meter_assets_tests.support import read_topic, wait_for
 from metering.reading import encode_message
 from metering.settings import Settings
 from metering.store import READINGS, connect, ensure_collections
@@ -33,6 +33,9 @@ PREFIX = "__connect.errors."
 REPOSITORY = Path(__file__).parent.parent
 CONFLICTING = 999.0
 GARBAGE = b"garbage"
+LEVELS = ("read_committed", "read_uncommitted")
+SETTLED_SECONDS = 60
+"""A killed member's open transaction is ended by the broker: after TRANSACTION_SECONDS, and it looks every ten."""
 
 Message = tuple[str | None, bytes | None]
 
@@ -144,6 +147,16 @@ class Pipe:
         """How many committed dead letters there are for each reason."""
         return Counter(header(letter, "reason") for letter in self.letters())
 
+    def settled(self) -> bool:
+        """Is every transaction of dead letters decided? Readers see no further than the first one that is not."""
+        consumers = [KafkaConsumer(bootstrap_servers=self.settings.kafka, isolation_level=level) for level in LEVELS]
+        try:
+            visible, written = (each.end_offsets(partitions_of(each, self.dead_letters_topic)) for each in consumers)
+            return visible == written
+        finally:
+            for each in consumers:
+                each.close()
+
     def committed(self) -> int:
         """How many messages the group has committed, over all partitions."""
         consumer = open_consumer(self.settings, group=self.feed.group)
@@ -234,6 +247,7 @@ def check_nothing_lost(pipe: Pipe) -> None:
     stored = pipe.stored()
     assert set(stored) == readings
     assert CONFLICTING not in {document["usage_kwh"] for document in stored.values()}
+    wait_for(pipe.settled, SETTLED_SECONDS, "dead letters are decided")
     letters = [source(letter) for letter in pipe.letters()]
     assert Counter(letters) == Counter(bad)
     assert pipe.committed() == len(sent)
