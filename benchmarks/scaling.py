@@ -1,10 +1,12 @@
 """Scaling curves: ingest by processes, a day's assets by readings, the router by partitions; each against the least."""
 
+import os
 import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import psutil
@@ -19,7 +21,7 @@ from metering.store import READINGS, connect
 from streaming.kafka import Sender, ensure_topics
 
 INGEST_TOPIC = "bench-scaling"
-INGEST_BACKLOG = 300_000
+INGEST_BACKLOG = 600_000
 INGEST_ROUNDS = 2
 
 DAY_SIZES = {100_000: 3, 1_000_000: 2, 5_000_000: 1}
@@ -61,30 +63,45 @@ def _ingest(bench: Bench) -> list[Result]:
         for key, value in messages(backlog):
             sender.send(value, key=key)
     pairs = interleaved(
-        INGEST_ROUNDS, lambda: _ingest_rate(bench, backlog, members=2), lambda: _ingest_rate(bench, backlog, members=1)
+        INGEST_ROUNDS, lambda: _ingest_once(bench, backlog, members=2), lambda: _ingest_once(bench, backlog, members=1)
     )
-    two, one = median([a for a, _ in pairs]), median([b for _, b in pairs])
+    two, one = (median([run.rate for run in runs]) for runs in zip(*pairs, strict=True))
+    needs = {name: median([run.needs[name] for run, _ in pairs]) * 1e6 for name in pairs[0][0].needs}
+    cores = os.cpu_count() or 1
+    bound = cores * 1e6 / sum(needs.values())
+    shown = ", ".join(f"{name} {micros:.0f}" for name, micros in needs.items())
+    rates = f"{two:,.0f}/s by two processes, joining the group included; {one:,.0f}/s by one"
     return [
         Result(
             name="scaling: ingest",
-            what=f"{backlog:,} readings by two processes: {two:,.0f}/s, joining the group included",
-            baseline=f"by one: {one:,.0f}/s",
-            ratio=median([a / b for a, b in pairs]),
-            goal=1.3,
+            what=f"{backlog:,} readings: {rates}",
+            baseline=f"{bound:,.0f}/s, which {cores} cores can carry: microseconds of one for a reading by {shown}",
+            ratio=two / bound,
+            goal=0.8,
             at_least=True,
-            details={"two": [a for a, _ in pairs], "one": [b for _, b in pairs]},
+            details={"two": [asdict(a) for a, _ in pairs], "one": [asdict(b) for _, b in pairs]},
         )
     ]
 
 
-def _ingest_rate(bench: Bench, backlog: int, *, members: int) -> float:
+@dataclass(frozen=True)
+class _Ingested:
+    """Readings a second, and for how many seconds a reading keeps a processor busy, by process."""
+
+    rate: float
+    needs: dict[str, float]
+
+
+def _ingest_once(bench: Bench, backlog: int, *, members: int) -> _Ingested:
     settings = bench.database(f"bench_scaling_{uuid.uuid4().hex[:8]}")
+    before = _processor_seconds(bench)
     with ThreadPoolExecutor(members) as threads:
         starts = [
             threads.submit(processes.run, settings, "benchmarks.ingest_process", INGEST_TOPIC, settings.mongo_database)
             for _ in range(members)
         ]
         runs: list[dict[str, Any]] = [start.result() for start in starts]
+    needs = {name: (after - before[name]) / backlog for name, after in _processor_seconds(bench).items()}
     database = connect(settings)
     stored = database[READINGS].estimated_document_count()
     database.client.drop_database(database.name)
@@ -93,7 +110,23 @@ def _ingest_rate(bench: Bench, backlog: int, *, members: int) -> float:
         raise AssertionError(f"{stored:,} of {backlog:,} readings stored")
     rate = backlog / max(run["seconds"] for run in runs)  # from joining the group until all is committed
     bench.report(f"scaling: ingest by {members}: {rate:,.0f} readings/s ({[run['stored'] for run in runs]})")
-    return rate
+    return _Ingested(rate, needs)
+
+
+def _processor_seconds(bench: Bench) -> dict[str, float]:
+    services = {name: psutil.Process(_pid(bench, name)).cpu_times() for name in ("mongo", "kafka")}
+    ended = os.times()
+    return {
+        "ingest": ended.children_user + ended.children_system,
+        **{name: times.user + times.system for name, times in services.items()},
+    }
+
+
+def _pid(bench: Bench, service: str) -> int:
+    child = bench.stack.services[service].child
+    if child is None:
+        raise AssertionError(f"{service} does not run")
+    return child.pid
 
 
 def _days(bench: Bench) -> list[Result]:
@@ -138,10 +171,7 @@ def _days(bench: Bench) -> list[Result]:
 
 
 def _day(bench: Bench, settings: Settings) -> dict[str, Any]:
-    child = bench.stack.services["spark"].child
-    if child is None:
-        raise AssertionError("Spark does not run")
-    with _peak_memory(child.pid) as peak:
+    with _peak_memory(_pid(bench, "spark")) as peak:
         run = processes.run(settings, "benchmarks.day_process", DATE, DATE, *DAILY_ASSETS)
     return {**run, "server_mb": max(peak) / 1e6}
 

@@ -15,6 +15,7 @@ import dagster as dg
 from pymongo.database import Database
 
 from meter_assets.day_figures import DayFigures, Document, total
+from meter_assets.partitions import LOCAL_DAYS
 from metering.reading import reading_id_range
 from metering.settings import Settings
 from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION, FAULTS, RAW_READINGS
@@ -50,7 +51,13 @@ class DayCheck:
     @property
     def spec(self) -> dg.AssetCheckSpec:
         """As Dagster knows it."""
-        return dg.AssetCheckSpec(self.name, asset=self.asset, description=self.meaning, blocking=self.is_invariant)
+        return dg.AssetCheckSpec(
+            self.name,
+            asset=self.asset,
+            description=self.meaning,
+            blocking=self.is_invariant,
+            partitions_def=LOCAL_DAYS,
+        )
 
 
 @dataclass(frozen=True)

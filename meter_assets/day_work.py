@@ -15,7 +15,7 @@ from pymongo.database import Database
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from meter_assets import columns, load_curve
+from meter_assets import columns, load_curve, up_to_date
 from meter_assets.checks import audit
 from meter_assets.day_figures import DayFigures, Document
 from meter_assets.describe import describe
@@ -178,7 +178,9 @@ class _DayWork:
         else:
             self._put_in_force(database, figures, begun, staged)
         for verdict in verdicts:  # after the materialization that it speaks of
-            self._context.log_event(verdict.evaluation(figures))  # pyright: ignore[reportArgumentType] (it takes them)
+            self._evaluated(verdict.evaluation(figures))
+        if DAILY_AVERAGES in self._assets:
+            self._evaluated(up_to_date.evaluation(read_day(database, figures.day)))
 
     def _put_in_force(
         self, database: Database, figures: DayFigures, begun: LocalDay, staged: StagedDays | None
@@ -214,6 +216,9 @@ class _DayWork:
                 )
         folder = str(lake.partition(RAW_READINGS, figures.day))
         return {"folder": dg.MetadataValue.path(folder)} | ({"outdated": True} if outdated else {})
+
+    def _evaluated(self, evaluation: dg.AssetCheckEvaluation) -> None:
+        self._context.log_event(evaluation)  # pyright: ignore[reportArgumentType] (it takes them)
 
     def _materialized(self, asset: str, figures: DayFigures, metadata: Mapping[str, Any]) -> None:
         self._context.log_event(

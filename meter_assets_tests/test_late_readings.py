@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from local_stack.dagster import Dagster
-from meter_assets.sensors.late_readings import PastRun, Plan, plan_run
+from meter_assets.sensors.late_readings import Memory, PastRun, Plan, plan_run
 from meter_assets_tests.days_support import DERIVED, Installation, electricity
 from meter_assets_tests.support import ask, meters, wait_for
 from metering.local_days import InForce, LocalDay
@@ -28,6 +28,12 @@ def run(*days: date, succeeded: bool = False, ago: float | None = 0) -> PastRun:
 
 def plan(*due: LocalDay, past: tuple[PastRun, ...] = (), since: datetime = NOW) -> Plan:
     return plan_run(due, past, since=since, now=NOW, settings=Settings(late_quiet_seconds=30))
+
+
+def test_the_sensor_remembers_what_it_has_told_and_begins_anew_after_an_earlier_version():
+    memory = Memory(NOW, frozenset({date(2024, 5, 2)}))
+    assert Memory.of(memory.cursor, NOW + timedelta(days=1)) == memory
+    assert Memory.of(None, NOW) == Memory.of("2024-05-02T00:00:00+00:00", NOW) == Memory(NOW, frozenset())
 
 
 def test_scattered_days_are_one_run():
@@ -129,6 +135,29 @@ def test_late_readings_are_computed_by_themselves_on_exactly_their_days(city: In
     city.run("backfill", "2024-05-01", "2024-05-06")  # from scratch: nothing changes
     assert city.derived() == after
     assert len(runs(dagster, started)) == 1
+
+
+def up_to_date(settings: Settings, day: str) -> list[str]:
+    """What the check has said of a day, the newest first."""
+    query = """query($day: String) { assetCheckExecutions(assetKey: {path: ["daily_averages"]}, checkName: "up_to_date",
+        limit: 10, partition: $day) { status } }"""
+    return [each["status"] for each in ask(settings, query, day=day)["assetCheckExecutions"]]
+
+
+def test_the_check_tells_which_days_are_late(city: Installation, dagster: Settings):
+    city.database["local_days"].update_one(
+        {"_id": "2024-05-04"}, {"$set": {"assets.daily_averages.first_at": datetime(2000, 1, 1, tzinfo=UTC)}}
+    )
+    city.send(*(electricity("em1", f"2024-05-0{day}T18:00:00Z", 2) for day in (2, 4)))
+
+    computed = ["SUCCEEDED", "SUCCEEDED", "FAILED", "SUCCEEDED"]  # no longer late, by its run, late, by the backfill
+    wait_for(lambda: up_to_date(dagster, "2024-05-02") == computed, 240, "the late day is computed, and said to be")
+    assert up_to_date(dagster, "2024-05-04") == ["FAILED", "SUCCEEDED"]  # it waits for a person
+    assert up_to_date(dagster, "2024-05-03") == ["SUCCEEDED"]
+
+    meters(city.settings, "late", "dismiss", "2024-05-04")
+    decided = ["SUCCEEDED", "FAILED", "SUCCEEDED"]
+    wait_for(lambda: up_to_date(dagster, "2024-05-04") == decided, 60, "the decision is noted")
 
 
 def test_days_beyond_the_horizon_wait_for_a_person(city: Installation):

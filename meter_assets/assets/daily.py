@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from meter_assets import columns
+from meter_assets import columns, up_to_date
 from meter_assets.assets.sources import OWNERS, meter_registry, stored_readings
 from meter_assets.checks import CHECKS
 from meter_assets.day_work import Stores, materialize_days
@@ -64,7 +64,7 @@ DAILY_SPECS = [raw_readings, daily_averages, abnormal_device_summary, daily_cons
 @dg.multi_asset(
     name="local_days",
     specs=DAILY_SPECS,
-    check_specs=[check.spec for check in CHECKS],
+    check_specs=[*(check.spec for check in CHECKS), up_to_date.SPEC],
     can_subset=True,
     partitions_def=LOCAL_DAYS,
     backfill_policy=dg.BackfillPolicy.single_run(),

@@ -1,16 +1,18 @@
 """late_readings_sensor: computes exactly the days again that readings have reached after they were computed."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import dagster as dg
 from pymongo.errors import PyMongoError
 
+from meter_assets import up_to_date
 from meter_assets.dead_runs import end_dead_runs
 from meter_assets.jobs import late_readings_job, recompute_days
-from metering.local_days import LocalDay, late_days
+from metering.local_days import LocalDay, late_days, read_day
 from metering.settings import Settings, load_settings
 from metering.store import connect, mongo_unavailable
 
@@ -20,6 +22,9 @@ LONGEST_WAIT_SECONDS = 600
 """Readings that never cease to arrive late do not keep their days waiting for ever."""
 
 DAYS_PER_RUN = 366
+
+TOLD_AT_ONCE = 100
+"""Days whose check one tick tells that they are late: Dagster takes some 25 ms to note each."""
 
 RUNS_LOOKED_AT = 50
 FIRST_PAUSE_SECONDS = 30
@@ -43,39 +48,72 @@ class Plan:
     says: str
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What the sensor remembers from tick to tick, as its cursor.
+
+    Args:
+        since: since when there have been days to compute.
+        late: days that the check up_to_date has been told are late.
+    """
+
+    since: datetime
+    late: frozenset[date]
+
+    @classmethod
+    def of(cls, cursor: str | None, now: datetime) -> Self:
+        """What a cursor says; nothing yet, when there is none, or one of an earlier version."""
+        if not cursor or not cursor.startswith("{"):
+            return cls(now, frozenset())
+        remembered = json.loads(cursor)
+        return cls(datetime.fromisoformat(remembered["since"]), frozenset(map(date.fromisoformat, remembered["late"])))
+
+    @property
+    def cursor(self) -> str:
+        """As the cursor that `of` reads."""
+        return json.dumps({"since": self.since.isoformat(), "late": sorted(map(str, self.late))})
+
+
 @dg.sensor(
     job=late_readings_job,
     minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Computes days again that readings have reached after they were computed: exactly those, in one run, "
     "once no more arrive for METERS_LATE_QUIET_SECONDS. Days whose figures have stood for longer than "
-    "METERS_LATE_HORIZON_DAYS wait for a decision: `meters late`.",
+    "METERS_LATE_HORIZON_DAYS wait for a decision: `meters late`. Tells the check up_to_date which days are late.",
 )
 def late_readings_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    """One look; the cursor is since when there have been days to compute."""
+    """One look."""
     end_dead_runs(context.instance)  # they would keep the late days' run, and any other, from being started
     settings = load_settings()
+    now = datetime.now(UTC)
+    memory = Memory.of(context.cursor, now)
     database = connect(settings)
     try:
         late = late_days(database, before=datetime.now(settings.zone).date())
+        late_now = {day.day for day in late}
+        news = [
+            *[day for day in late if day.day not in memory.late][:TOLD_AT_ONCE],
+            *[read_day(database, day) for day in sorted(memory.late - late_now)],
+        ]
     except PyMongoError as error:
         raise mongo_unavailable(settings, error) from error
     finally:
         database.client.close()
-    now = datetime.now(UTC)
-    since = datetime.fromisoformat(context.cursor) if context.cursor else now
     waiting = [day for day in late if day.awaits_decision(settings.late_horizon_days, now)]
     due = [day for day in late if day not in waiting]
-    plan = plan_run(due, _past_runs(context.instance), since=since, now=now, settings=settings)
+    plan = plan_run(due, _past_runs(context.instance), since=memory.since, now=now, settings=settings)
     says = plan.says
     if waiting:
         says += f"; {_named([day.day for day in waiting])} wait for a decision: meters late"
     # What could not be computed yet has been waiting since it was first seen.
-    cursor = since.isoformat() if due and not plan.days else now.isoformat()
+    since = memory.since if due and not plan.days else now
+    told = memory.late.union(day.day for day in news) & late_now
+    result = {"cursor": Memory(since, told).cursor, "asset_events": [up_to_date.evaluation(day) for day in news]}
     if not plan.days:
-        return dg.SensorResult(skip_reason=says, cursor=cursor)
+        return dg.SensorResult(skip_reason=says, **result)
     context.log.info(says)
-    return dg.SensorResult(run_requests=[request_run(plan.days)], cursor=cursor)
+    return dg.SensorResult(run_requests=[request_run(plan.days)], **result)
 
 
 def request_run(days: Sequence[date]) -> dg.RunRequest:

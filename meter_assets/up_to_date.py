@@ -1,0 +1,35 @@
+"""up_to_date: the check that tells days whose figures lack readings from days whose figures have them all.
+
+A run evaluates it for each day that it computes, and late_readings_sensor when readings reach a day afterwards, or when
+a person has let its figures stand. So the UI shows late days beside missing, failed and incomplete ones.
+"""
+
+import dagster as dg
+
+from meter_assets.partitions import LOCAL_DAYS
+from metering.local_days import LocalDay
+from metering.store import DAILY_AVERAGES
+
+SPEC = dg.AssetCheckSpec(
+    "up_to_date",
+    asset=DAILY_AVERAGES,
+    partitions_def=LOCAL_DAYS,
+    description="Every reading of the day that is stored is in its figures, or a person has let the figures stand.",
+)
+
+
+def evaluation(day: LocalDay) -> dg.AssetCheckEvaluation:
+    """What the check says of a day as it stands."""
+    says = f"{day.day}: the figures have all stored readings, or stand by decision"
+    if day.is_late:
+        says = f"{day.day}: readings have come that are not in the figures; see meters late"
+    changed_at = day.changed_at
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(DAILY_AVERAGES),
+        check_name=SPEC.name,
+        passed=not day.is_late,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=says,
+        metadata={"newest reading stored": dg.MetadataValue.timestamp(changed_at)} if changed_at else {},
+        partition=day.day.isoformat(),
+    )
