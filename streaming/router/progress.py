@@ -5,9 +5,10 @@ import re
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka.errors import KafkaError
 
@@ -22,8 +23,12 @@ LATENCIES_KEPT = 5_000
 LATENCY_SECONDS = 60
 """How long a latency counts among the last ones."""
 
-POLL_SECONDS = 0.5
-END_SECONDS = 1
+LOOK_SECONDS = 1
+FETCH_SECONDS = 0.2
+
+FAULTS_A_LOOK = 100
+"""Faults of a partition that one look reads: the newest. Those of a backlog come faster than Python reads them, and
+reading them would take the processor from the router."""
 
 
 @dataclass
@@ -62,7 +67,7 @@ class Progress:
 
 
 class FaultTail(threading.Thread):
-    """Follows the fault topics from their end on: counts faults, and how long each was under way.
+    """Looks at the fault topics from their end on: counts faults, and how long the newest were under way.
 
     It also asks where the readings end. A broker that is away makes a client wait, and only this thread may: the
     heartbeat goes on.
@@ -78,28 +83,31 @@ class FaultTail(threading.Thread):
         # Any: pyright's stubs describe kafka-python 2.
         self._consumer: Any = open_consumer(settings, group=None)
         follow(self._consumer, *settings.fault_topics)
+        self._began = {partition: self._consumer.position(partition) for partition in self._consumer.assignment()}
 
     def run(self) -> None:
-        """Follow until `stop`."""
-        asked_at = 0.0
-        while not self._stop_event.is_set():
-            try:
-                polled = self._consumer.poll(timeout_ms=int(POLL_SECONDS * 1000))
-                if time.monotonic() - asked_at > END_SECONDS:
-                    asked_at = time.monotonic()
-                    ends = self._consumer.end_offsets(partitions_of(self._consumer, READINGS_TOPIC))
-                    self.readings_end = sum(ends.values())
-            except KafkaError:  # the queries say what is wrong with Kafka
-                self._stop_event.wait(POLL_SECONDS)
-                continue
-            now = time.monotonic()
-            for records in polled.values():
-                for record in records:
-                    self._see(record, now)
+        """Look until `stop`."""
+        while not self._stop_event.wait(LOOK_SECONDS):
+            with suppress(KafkaError):  # the queries say what is wrong with Kafka
+                self._look()
         self._consumer.close()
 
+    def _look(self) -> None:
+        readings = partitions_of(self._consumer, READINGS_TOPIC)
+        ends = self._consumer.end_offsets([*self._began, *readings])
+        self.readings_end = sum(ends[partition] for partition in readings)
+        self.faults = sum(ends[partition] - began for partition, began in self._began.items())
+        for partition in self._began:
+            newest = ends[partition] - FAULTS_A_LOOK
+            if self._consumer.position(partition) < newest:
+                self._consumer.seek(partition, newest)
+        polled = self._consumer.poll(timeout_ms=int(FETCH_SECONDS * 1000))
+        now = time.monotonic()
+        for records in polled.values():
+            for record in records:
+                self._see(record, now)
+
     def _see(self, record: Any, now: float) -> None:
-        self.faults += 1
         try:
             arrived = parse_fault_event(record.value).received_at
         except ValueError:
@@ -125,6 +133,12 @@ class FaultTail(threading.Thread):
         self._stop_event.set()
 
 
+class _RunningBatch(NamedTuple):
+    number: int
+    execution: int
+    metric: int
+
+
 class QueryRows:
     """How many rows the fault query has read, also in the middle of a batch that lasts minutes.
 
@@ -136,6 +150,7 @@ class QueryRows:
         self._store = spark._jsparkSession.sharedState().statusStore()
         self._query = query
         self._seen_batch = -1
+        self._batch: _RunningBatch | None = None
         self._finished = 0
         self.position: int | None = None
         self.pause_ms: float | None = None
@@ -159,24 +174,42 @@ class QueryRows:
         return self._finished + running, position
 
     def _running(self) -> int:
+        batch = self._batch
+        if batch is None or batch.number <= self._seen_batch or self._has_ended(batch.execution):
+            batch = self._batch = self._find_batch()
+        if batch is None:
+            return 0
+        value = self._store.executionMetrics(batch.execution).get(batch.metric)
+        return int(value.get().replace(",", "")) if value.isDefined() else 0
+
+    def _has_ended(self, execution: int) -> bool:
+        found = self._store.execution(execution)
+        return found.isEmpty() or found.get().completionTime().isDefined()
+
+    def _find_batch(self) -> _RunningBatch | None:
+        """The batch that runs and is not counted yet. Asked of Spark once a batch: its answer takes a while."""
         executions = self._store.executionsList()
-        rows = 0
-        for number in range(executions.size()):
-            execution = executions.apply(number)
-            if execution.completionTime().isDefined() or not execution.description().startswith(FAULTS_QUERY):
-                continue
-            batch = re.search(r"batch = (\d+)", execution.description())
-            if not batch or int(batch[1]) <= self._seen_batch:  # its rows are counted already
-                continue
-            values = self._store.executionMetrics(execution.executionId())
-            nodes = self._store.planGraph(execution.executionId()).allNodes()
-            for index in range(nodes.size()):
-                node = nodes.apply(index)
-                if node.name() == "RealTimeStreamScan":
-                    metrics = node.metrics()
-                    for each in range(metrics.size()):
-                        metric = metrics.apply(each)
-                        value = values.get(metric.accumulatorId())
-                        if metric.name() == "number of output rows" and value.isDefined():
-                            rows = max(rows, int(value.get().replace(",", "")))
-        return rows
+        for index in range(executions.size()):
+            execution = executions.apply(index)
+            number = re.search(r"batch = (\d+)", execution.description())
+            if (
+                number
+                and execution.description().startswith(FAULTS_QUERY)
+                and int(number[1]) > self._seen_batch
+                and not execution.completionTime().isDefined()
+                and (metric := self._rows_metric(execution.executionId())) is not None
+            ):
+                return _RunningBatch(int(number[1]), execution.executionId(), metric)
+        return None
+
+    def _rows_metric(self, execution: int) -> int | None:
+        values = self._store.executionMetrics(execution)
+        nodes = self._store.planGraph(execution).allNodes()
+        for node in (nodes.apply(index) for index in range(nodes.size())):
+            if node.name() == "RealTimeStreamScan":
+                metrics = node.metrics()
+                for metric in (metrics.apply(index) for index in range(metrics.size())):
+                    # Spark plans a batch more than once: of these metrics the one that counts has a value.
+                    if metric.name() == "number of output rows" and values.get(metric.accumulatorId()).isDefined():
+                        return metric.accumulatorId()
+        return None

@@ -19,6 +19,14 @@ LOGGING = Path(__file__).with_name("log4j2.properties")
 METRICS_SECONDS = 2
 """How often running tasks report what they have read."""
 
+SELDOM_COMPILED_THOROUGHLY = (
+    "-XX:Tier4InvocationThreshold=100000 -XX:Tier4MinInvocationThreshold=12000 -XX:Tier4CompileThreshold=300000 "
+    "-XX:Tier4BackEdgeThreshold=800000"
+)
+"""Twenty times Java's own thresholds for its second, thorough compiler. What runs for each reading passes them all the
+same; what Spark runs for each batch or start does not, and compiling it took the processor from a backlog's readings for
+longer than it can ever give back."""
+
 CONNECT_VARIABLES = ("SPARK_CONNECT_MODE_ENABLED", "SPARK_REMOTE", "SPARK_LOCAL_REMOTE", "SPARK_API_MODE")
 
 SPARE_SLOTS = 2
@@ -56,7 +64,7 @@ def router_session(settings: Settings, *, jars: str, partitions: int) -> Iterato
         "spark.driver.bindAddress": LOOPBACK,
         "spark.driver.memory": settings.spark_memory,
         # Beside so few live objects this collector's pauses are short, and it leaves the processor to the readings.
-        "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC -Dlog4j2.configurationFile=file:{LOGGING} "
+        "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC {SELDOM_COMPILED_THOROUGHLY} -Dlog4j2.configurationFile=file:{LOGGING} "
         "-Duser.timezone=UTC",
         "spark.executor.heartbeatInterval": f"{METRICS_SECONDS}s",
         "spark.ui.enabled": "false",
