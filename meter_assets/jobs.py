@@ -4,11 +4,12 @@ from datetime import date
 
 import dagster as dg
 
+from meter_assets import up_to_date
 from meter_assets.assets.daily import DAILY_SPECS
 from meter_assets.day_work import Stores, materialize_days
 from meter_assets.partitions import LOCAL_DAYS, local_day
 from meter_assets.resources import LakeResource, MongoResource, SparkResource
-from metering.local_days import DAILY_ASSETS
+from metering.local_days import DAILY_ASSETS, read_day
 
 daily_readings_job = dg.define_asset_job(
     "daily_readings_job",
@@ -19,10 +20,12 @@ daily_readings_job = dg.define_asset_job(
 
 
 class Days(dg.Config):
-    """Which days to compute again."""
+    """Which days to compute again, and of which others to tell; ISO dates, of complete local days."""
 
     days: list[str]
-    """ISO dates, of complete local days."""
+    """To compute again."""
+    told: list[str] = []
+    """Of which the check up_to_date says how they stand, and which are left as they are."""
 
 
 @dg.op(description="Computes exactly these days again, which need not follow one another, and puts each in force.")
@@ -30,6 +33,10 @@ def recompute_days(
     context: dg.OpExecutionContext, config: Days, pyspark: SparkResource, mongo: MongoResource, lake: LakeResource
 ) -> None:
     """All daily assets of the days."""
+    if config.told:
+        with mongo.database() as database:
+            for day in config.told:
+                context.log_event(up_to_date.evaluation(read_day(database, date.fromisoformat(day))))  # pyright: ignore[reportArgumentType] (it takes them)
     days = [local_day(date.fromisoformat(day)) for day in config.days]
     materialize_days(context, days, DAILY_ASSETS, Stores(pyspark, mongo, lake))
 

@@ -1,7 +1,8 @@
 """up_to_date: the check that tells days whose figures lack readings from days whose figures have them all.
 
-A run evaluates it for each day that it computes, and late_readings_sensor when readings reach a day afterwards, or when
-a person has let its figures stand. So the UI shows late days beside missing, failed and incomplete ones.
+A run evaluates it for each day that it computes. Days that late readings have reached are soon computed again. For the
+others, which wait for a decision, late_readings_sensor has a run evaluate it anew, and again once it is made:
+so the UI shows them beside missing, failed and incomplete days.
 """
 
 import dagster as dg

@@ -9,10 +9,9 @@ from typing import Any, Self
 import dagster as dg
 from pymongo.errors import PyMongoError
 
-from meter_assets import up_to_date
 from meter_assets.dead_runs import end_dead_runs
 from meter_assets.jobs import late_readings_job, recompute_days
-from metering.local_days import LocalDay, late_days, read_day
+from metering.local_days import LocalDay, late_days
 from metering.settings import Settings, load_settings
 from metering.store import connect, mongo_unavailable
 
@@ -23,8 +22,7 @@ LONGEST_WAIT_SECONDS = 600
 
 DAYS_PER_RUN = 366
 
-TOLD_AT_ONCE = 100
-"""Days whose check one tick tells that they are late: Dagster takes some 25 ms to note each."""
+TOLD_AT_ONCE = 366
 
 RUNS_LOOKED_AT = 50
 FIRST_PAUSE_SECONDS = 30
@@ -54,11 +52,11 @@ class Memory:
 
     Args:
         since: since when there have been days to compute.
-        late: days that the check up_to_date has been told are late.
+        waiting: days that the check up_to_date says to wait for a decision.
     """
 
     since: datetime
-    late: frozenset[date]
+    waiting: frozenset[date]
 
     @classmethod
     def of(cls, cursor: str | None, now: datetime) -> Self:
@@ -66,12 +64,13 @@ class Memory:
         if not cursor or not cursor.startswith("{"):
             return cls(now, frozenset())
         remembered = json.loads(cursor)
-        return cls(datetime.fromisoformat(remembered["since"]), frozenset(map(date.fromisoformat, remembered["late"])))
+        waiting = map(date.fromisoformat, remembered["waiting"])
+        return cls(datetime.fromisoformat(remembered["since"]), frozenset(waiting))
 
     @property
     def cursor(self) -> str:
         """As the cursor that `of` reads."""
-        return json.dumps({"since": self.since.isoformat(), "late": sorted(map(str, self.late))})
+        return json.dumps({"since": self.since.isoformat(), "waiting": sorted(map(str, self.waiting))})
 
 
 @dg.sensor(
@@ -80,46 +79,48 @@ class Memory:
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Computes days again that readings have reached after they were computed: exactly those, in one run, "
     "once no more arrive for METERS_LATE_QUIET_SECONDS. Days whose figures have stood for longer than "
-    "METERS_LATE_HORIZON_DAYS wait for a decision: `meters late`. Tells the check up_to_date which days are late.",
+    "METERS_LATE_HORIZON_DAYS wait for a decision: `meters late`. The check up_to_date warns of those.",
 )
 def late_readings_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """One look."""
     end_dead_runs(context.instance)  # they would keep the late days' run, and any other, from being started
     settings = load_settings()
-    now = datetime.now(UTC)
-    memory = Memory.of(context.cursor, now)
     database = connect(settings)
     try:
         late = late_days(database, before=datetime.now(settings.zone).date())
-        late_now = {day.day for day in late}
-        news = [
-            *[day for day in late if day.day not in memory.late][:TOLD_AT_ONCE],
-            *[read_day(database, day) for day in sorted(memory.late - late_now)],
-        ]
     except PyMongoError as error:
         raise mongo_unavailable(settings, error) from error
     finally:
         database.client.close()
+    now = datetime.now(UTC)
+    memory = Memory.of(context.cursor, now)
     waiting = [day for day in late if day.awaits_decision(settings.late_horizon_days, now)]
     due = [day for day in late if day not in waiting]
-    plan = plan_run(due, _past_runs(context.instance), since=memory.since, now=now, settings=settings)
+    past = _past_runs(context.instance)
+    plan = plan_run(due, past, since=memory.since, now=now, settings=settings)
     says = plan.says
     if waiting:
         says += f"; {_named([day.day for day in waiting])} wait for a decision: meters late"
     # What could not be computed yet has been waiting since it was first seen.
     since = memory.since if due and not plan.days else now
-    told = memory.late.union(day.day for day in news) & late_now
-    result = {"cursor": Memory(since, told).cursor, "asset_events": [up_to_date.evaluation(day) for day in news]}
-    if not plan.days:
-        return dg.SensorResult(skip_reason=says, **result)
+    # Told by a run: of what a sensor itself says to a check, Dagster keeps one evaluation a partition, ever.
+    news = sorted(memory.waiting.symmetric_difference(day.day for day in waiting))[:TOLD_AT_ONCE]
+    if not plan.days and (not news or any(run.ended_at is None for run in past)):
+        return dg.SensorResult(skip_reason=says, cursor=Memory(since, memory.waiting).cursor)
     context.log.info(says)
-    return dg.SensorResult(run_requests=[request_run(plan.days)], **result)
+    cursor = Memory(since, memory.waiting.symmetric_difference(news)).cursor
+    return dg.SensorResult(run_requests=[request_run(plan.days, news)], cursor=cursor)
 
 
-def request_run(days: Sequence[date]) -> dg.RunRequest:
-    """A run of late_readings_job over exactly those days."""
-    config = {"ops": {recompute_days.name: {"config": {"days": [str(day) for day in days]}}}}
-    return dg.RunRequest(run_config=config, tags={"meters/days": f"{len(days)}"})
+def request_run(days: Sequence[date], told: Sequence[date] = ()) -> dg.RunRequest:
+    """A run of late_readings_job that computes exactly those days, and has up_to_date say how others stand."""
+    config = {"days": [str(day) for day in days], "told": [str(day) for day in told]}
+    return dg.RunRequest(run_config={"ops": {recompute_days.name: {"config": config}}}, tags=_tags(days, told))
+
+
+def _tags(days: Sequence[date], told: Sequence[date]) -> dict[str, str]:
+    counts = {"meters/days": len(days), "meters/days_told": len(told)}
+    return {name: str(count) for name, count in counts.items() if count}
 
 
 def plan_run(

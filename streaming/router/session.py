@@ -24,8 +24,8 @@ SELDOM_COMPILED_THOROUGHLY = (
     "-XX:Tier4BackEdgeThreshold=800000"
 )
 """Twenty times Java's own thresholds for its second, thorough compiler. What runs for each reading passes them all the
-same; what Spark runs for each batch or start does not, and compiling it took the processor from a backlog's readings for
-longer than it can ever give back."""
+same. What Spark runs for each batch or start does not, and compiling it took more time from the readings than it ever
+gave back."""
 
 CONNECT_VARIABLES = ("SPARK_CONNECT_MODE_ENABLED", "SPARK_REMOTE", "SPARK_LOCAL_REMOTE", "SPARK_API_MODE")
 
@@ -64,8 +64,8 @@ def router_session(settings: Settings, *, jars: str, partitions: int) -> Iterato
         "spark.driver.bindAddress": LOOPBACK,
         "spark.driver.memory": settings.spark_memory,
         # Beside so few live objects this collector's pauses are short, and it leaves the processor to the readings.
-        "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC {SELDOM_COMPILED_THOROUGHLY} -Dlog4j2.configurationFile=file:{LOGGING} "
-        "-Duser.timezone=UTC",
+        "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC {SELDOM_COMPILED_THOROUGHLY} "
+        f"-Dlog4j2.configurationFile=file:{LOGGING} -Duser.timezone=UTC",
         "spark.executor.heartbeatInterval": f"{METRICS_SECONDS}s",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
