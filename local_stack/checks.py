@@ -10,12 +10,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import psutil
 
-from local_stack.jars import jars_folder, manifest, verify
+from local_stack.jars import jars_folder, manifest, missing_sets, verify, wanted_sets
 from local_stack.java import probe_java
 from local_stack.mongod import probe_mongod
 from local_stack.ports import Port, stack_ports, twin_of
 from local_stack.state import live_state
 from metering.errors import MetersError
+from metering.s3 import probe_store, require_keys
 from metering.settings import LOOPBACK, Settings
 
 OLDEST_PYTHON = (3, 11)
@@ -49,9 +50,9 @@ def preflight(settings: Settings, services: Sequence[str]) -> None:
     """
     if {"kafka", "spark"} & set(services):
         probe_java()
-        folder = jars_folder(settings)
-        if not folder.is_dir():
-            raise MetersError(f"Jars are missing from {folder}", fix="Run make setup")
+        _require_jars(settings)
+    if "spark" in services and settings.is_lake_in_s3:
+        require_keys()  # Spark takes them from the environment that it is started with
     if "mongo" in services:
         probe_mongod(settings)
     if "kafka" in services and (settings.replication or 1) > settings.kafka_brokers:
@@ -77,6 +78,7 @@ def diagnose(settings: Settings) -> list[Finding]:
         ("disk", _disk),
         ("memory", _memory),
         ("timezone", _timezone),
+        *([("lake", probe_store)] if settings.is_lake_in_s3 else []),
     ]
     return [_run(name, check, settings) for name, check in checks]
 
@@ -95,11 +97,15 @@ def _python(_: Settings) -> str:
 
 
 def _jars(settings: Settings) -> str:
-    folder = jars_folder(settings)
-    if not folder.is_dir():
-        raise MetersError(f"Jars are missing from {folder}", fix="Run make setup")
-    verify(folder)
-    return f"{len(manifest())} jars verified in {folder}"
+    _require_jars(settings)
+    folder, sets = jars_folder(settings), wanted_sets(settings)
+    verify(folder, sets)
+    return f"{len(manifest(sets))} jars verified in {folder}"
+
+
+def _require_jars(settings: Settings) -> None:
+    if missing := missing_sets(settings):
+        raise MetersError(f"Jars are missing from {jars_folder(settings) / missing[0]}", fix="Run make setup")
 
 
 def _require_own_number(port: Port, ports: Sequence[Port]) -> None:

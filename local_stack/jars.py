@@ -1,8 +1,9 @@
 """The jars that pip does not bring: where they are kept, how they are fetched and how they are verified.
 
-`python -m local_stack.jars` fetches them with the Apache Ivy that ships in pyspark, verifies each against jars.sha256
-and prints their folder. The folder's name holds a hash of what was asked for, so all clones of a user share it, and an
-older clone keeps its own. `python -m local_stack.jars renew` writes jars.sha256 anew after a change of ivy.xml.
+`python -m local_stack.jars` fetches those that the settings ask for with the Apache Ivy that ships in pyspark, verifies
+each against jars.sha256 and prints their folder; with `all` it fetches all of them. The folder's name holds a hash of
+what can be asked for, so all clones of a user share it, and an older clone keeps its own. `python -m local_stack.jars
+renew` writes jars.sha256 anew after a change of ivy.xml.
 """
 
 import fcntl
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +24,10 @@ from metering.settings import Settings, load_settings
 
 IVY_FILE = Path(__file__).with_name("ivy.xml")
 MANIFEST = Path(__file__).with_name("jars.sha256")
+LOCAL_STACK = ("spark", "broker")
+OBJECT_STORE = "s3a"
+SIZES = {LOCAL_STACK: "Kafka and Spark (60 MB, about a minute)", (OBJECT_STORE,): "a lake in an object store (13 MB)"}
+
 FETCH_ATTEMPTS = 3
 FETCH_TIMEOUT_SECONDS = 1200
 
@@ -47,26 +52,45 @@ def broker_jars(settings: Settings) -> list[Path]:
     return _jars(settings, "broker")
 
 
+def s3a_jars(settings: Settings) -> list[Path]:
+    """Absolute paths of the jars with which Spark reaches the lake's object store; none for a lake in a folder.
+
+    Raises:
+        MetersError: they are missing or not the expected ones.
+    """
+    return _jars(settings, OBJECT_STORE) if settings.is_lake_in_s3 else []
+
+
+def wanted_sets(settings: Settings) -> tuple[str, ...]:
+    """The sets of jars, named as in ivy.xml, that this installation uses."""
+    return (*LOCAL_STACK, OBJECT_STORE) if settings.is_lake_in_s3 else LOCAL_STACK
+
+
+def missing_sets(settings: Settings) -> list[str]:
+    """Those that it uses and that are not there."""
+    return _absent(jars_folder(settings), wanted_sets(settings))
+
+
 def jars_folder(settings: Settings) -> Path:
     """Where this version's jars are, or will be once fetched."""
     asked = hashlib.sha256(IVY_FILE.read_bytes() + MANIFEST.read_bytes()).hexdigest()
     return settings.cache_dir / f"jars-{asked[:16]}"
 
 
-def manifest() -> dict[str, str]:
+def manifest(sets: Sequence[str]) -> dict[str, str]:
     """Each jar's path within the folder, like "spark/bson-5.1.4.jar", and its sha256 sum."""
     lines = (line.split() for line in MANIFEST.read_text().splitlines() if line.strip())
-    return {name: digest for digest, name in lines}
+    return {name: digest for digest, name in lines if name.split("/")[0] in sets}
 
 
-def verify(folder: Path) -> None:
-    """Compare the folder with the manifest.
+def verify(folder: Path, sets: Sequence[str]) -> None:
+    """Compare those sets of the folder with the manifest.
 
     Raises:
         MetersError: a jar is missing, differs, or is one too many (class paths take whole folders).
     """
-    expected = manifest()
-    found = {str(jar.relative_to(folder)): jar for jar in folder.glob("*/*.jar")}
+    expected = manifest(sets)
+    found = {str(jar.relative_to(folder)): jar for each in sets for jar in (folder / each).glob("*.jar")}
     if odd := sorted(expected.keys() ^ found.keys()):
         what = "is missing from" if odd[0] in expected else "does not belong in"
         raise MetersError(f"{odd[0]} {what} {folder}", fix=f"Delete {folder} and run make setup")
@@ -79,7 +103,7 @@ def verify(folder: Path) -> None:
                 )
 
 
-def fetch_jars(settings: Settings, report: Report = lambda line: None) -> Path:
+def fetch_jars(settings: Settings, report: Report = lambda line: None, *, sets: Sequence[str] | None = None) -> Path:
     """Make the jars folder complete, if it is not, and verify it.
 
     Safe to call at once from several processes: the second waits for the first.
@@ -87,6 +111,7 @@ def fetch_jars(settings: Settings, report: Report = lambda line: None) -> Path:
     Args:
         settings: decides the cache's folder.
         report: gets a line about the progress now and then.
+        sets: of ivy.xml; default: those that the settings ask for.
 
     Returns:
         The folder, complete and verified.
@@ -95,20 +120,26 @@ def fetch_jars(settings: Settings, report: Report = lambda line: None) -> Path:
         MetersError: a jar cannot be fetched or is not the expected one.
     """
     folder = jars_folder(settings)
-    if not folder.is_dir():
+    sets = sets or wanted_sets(settings)
+    if _absent(folder, sets):
         settings.cache_dir.mkdir(parents=True, exist_ok=True)
         with _only_one(settings.cache_dir, report):
-            if not folder.is_dir():
-                _fetch_into(folder, report)
-    verify(folder)
+            for together in SIZES:
+                if absent := [each for each in _absent(folder, sets) if each in together]:
+                    _fetch_into(folder, absent, report)
+    verify(folder, sets)
     return folder
+
+
+def _absent(folder: Path, sets: Sequence[str]) -> list[str]:
+    return [each for each in sets if not (folder / each).is_dir()]
 
 
 def renew_manifest(settings: Settings, report: Report) -> None:
     """Fetch what ivy.xml asks for and take its checksums as the right ones; read the change before committing it."""
     with tempfile.TemporaryDirectory(prefix="meters-jars-") as temporary:
         fetched = Path(temporary)
-        _retrieve(fetched, report)
+        _retrieve(fetched, [*LOCAL_STACK, OBJECT_STORE], report)
         names = sorted(str(jar.relative_to(fetched / "jars")) for jar in (fetched / "jars").glob("*/*.jar"))
         sums = (hashlib.sha256((fetched / "jars" / name).read_bytes()).hexdigest() for name in names)
         MANIFEST.write_text("".join(f"{digest}  {name}\n" for digest, name in zip(sums, names, strict=True)))
@@ -120,9 +151,9 @@ def renew_manifest(settings: Settings, report: Report) -> None:
 
 def _jars(settings: Settings, part: str) -> list[Path]:
     folder = jars_folder(settings)
-    if not folder.is_dir():
-        raise MetersError(f"Jars are missing from {folder}", fix="Run make setup")
-    verify(folder)
+    if _absent(folder, [part]):
+        raise MetersError(f"Jars are missing from {folder / part}", fix="Run make setup")
+    verify(folder, [part])
     return sorted((folder / part).glob("*.jar"))
 
 
@@ -140,20 +171,23 @@ def _only_one(cache: Path, report: Report) -> Iterator[None]:
         yield
 
 
-def _fetch_into(folder: Path, report: Report) -> None:
+def _fetch_into(folder: Path, sets: Sequence[str], report: Report) -> None:
     started = time.monotonic()
     temporary = Path(tempfile.mkdtemp(prefix=".fetch-", dir=folder.parent))
     try:
-        report(f"fetching {len(manifest())} jars for Kafka and Spark (60 MB, about a minute)")
-        _retrieve(temporary, report)
-        verify(temporary / "jars")
-        (temporary / "jars").rename(folder)
+        what = next(text for together, text in SIZES.items() if set(sets) <= set(together))
+        report(f"fetching {len(manifest(sets))} jars for {what}")
+        _retrieve(temporary, sets, report)
+        verify(temporary / "jars", sets)
+        folder.mkdir(exist_ok=True)
+        for each in sets:
+            (temporary / "jars" / each).rename(folder / each)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     report(f"jars fetched and verified in {time.monotonic() - started:.0f} s")
 
 
-def _retrieve(temporary: Path, report: Report) -> None:
+def _retrieve(temporary: Path, sets: Sequence[str], report: Report) -> None:
     spec = importlib.util.find_spec("pyspark")
     ivy = next(Path(spec.origin).parent.glob("jars/ivy-*.jar"), None) if spec and spec.origin else None
     if ivy is None:
@@ -165,11 +199,12 @@ def _retrieve(temporary: Path, report: Report) -> None:
         *("-ivy", str(IVY_FILE)),
         *("-cache", str(temporary / "ivy")),
         *("-types", "jar", "bundle"),
+        *("-confs", *sets),
         *("-retrieve", f"{temporary}/jars/[conf]/[artifact]-[revision](-[classifier]).[ext]"),
     ]
     trouble = ""
     for attempt in range(1, FETCH_ATTEMPTS + 1):
-        trouble = _run_ivy(command, report)
+        trouble = _run_ivy(command, len(manifest(sets)), report)
         if not trouble:
             return
         if attempt < FETCH_ATTEMPTS:
@@ -178,10 +213,9 @@ def _retrieve(temporary: Path, report: Report) -> None:
     raise MetersError(f"The jars cannot be fetched: {trouble}", fix="Check the network and run make setup again")
 
 
-def _run_ivy(command: list[str], report: Report) -> str:
+def _run_ivy(command: list[str], total: int, report: Report) -> str:
     """Run Ivy; returns what went wrong, empty when all is well."""
     trouble, found, fetched = "", 0, 0
-    total = len(manifest()) or "all"
     deadline = time.monotonic() + FETCH_TIMEOUT_SECONDS
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout or ():
@@ -193,7 +227,7 @@ def _run_ivy(command: list[str], report: Report) -> str:
             elif line.startswith("[SUCCESSFUL ]"):
                 fetched += 1
                 if fetched % 20 == 0:
-                    report(f"{fetched} of {total} jars fetched")
+                    report(f"{fetched} of {total or 'all'} jars fetched")
             elif not trouble and any(
                 sign in line for sign in ("not found", "FAILED", "error", "xception", "UNRESOLVED")
             ):
@@ -215,7 +249,8 @@ def main() -> None:
         if sys.argv[1:] == ["renew"]:
             renew_manifest(settings, report)
         else:
-            print(fetch_jars(settings, report))
+            sets = [*LOCAL_STACK, OBJECT_STORE] if sys.argv[1:] == ["all"] else None
+            print(fetch_jars(settings, report, sets=sets))
     except MetersError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

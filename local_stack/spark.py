@@ -5,10 +5,11 @@ import signal
 import socket
 from pathlib import Path
 
-from local_stack.jars import spark_jars
+from local_stack.jars import s3a_jars, spark_jars
 from local_stack.java import find_java, java_environment
 from local_stack.service import NotReadyError, Service
 from metering.errors import MetersError
+from metering.s3 import spark_options
 from metering.settings import LOOPBACK, Settings
 
 LOGGING = Path(__file__).with_name("spark-log4j2.properties")
@@ -92,17 +93,19 @@ class Spark(SparkService):
             # These two matter on a cluster only. An executor takes all that its worker has.
             "spark.executor.extraJavaOptions": options,
             "spark.executor.memory": self.settings.spark_memory,
+            **spark_options(self.settings),
         }
 
     def command(self) -> list[str]:
         """spark-submit of pip's pyspark; its shell scripts end in `exec java`, so the JVM is our direct child."""
         submit = pyspark_home() / "bin" / "spark-submit"
         master = master_url(self.settings) if self.settings.spark_workers else "local[*]"
+        jars = [*spark_jars(self.settings), *s3a_jars(self.settings)]
         return [
             str(submit),
             *("--master", master, "--driver-memory", self.settings.spark_memory),
             *("--name", "meters"),
-            *("--jars", ",".join(map(str, spark_jars(self.settings)))),
+            *("--jars", ",".join(map(str, jars))),
             *(part for key, value in self.configuration().items() for part in ("--conf", f"{key}={value}")),
             *self.arguments,
             *("--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"),

@@ -200,8 +200,8 @@ class _DayWork:
         self, database: Database, figures: DayFigures, edition: Edition, staged: StagedDays
     ) -> Mapping[str, Any]:
         lake = self._stores.lake.get()
-        with lake.locked(RAW_READINGS, figures.day):
-            if outdated := read_day(database, figures.day).in_force(RAW_READINGS).run > edition.day.run:
+        with lake.locked(database, RAW_READINGS, figures.day) as session:
+            if outdated := read_day(database, figures.day, session).in_force(RAW_READINGS).run > edition.day.run:
                 self._context.log.warning(f"{figures.day}: the readings of a run that began later are in the lake")
             else:
                 lake.replace(RAW_READINGS, figures.day, staged)
@@ -213,9 +213,10 @@ class _DayWork:
                     rules={},
                     run_id=edition.run_id,
                     at=datetime.now(UTC),
+                    session=session,
                 )
-        folder = str(lake.partition(RAW_READINGS, figures.day))
-        return {"folder": dg.MetadataValue.path(folder)} | ({"outdated": True} if outdated else {})
+        place = lake.partition(RAW_READINGS, figures.day)
+        return {"folder": dg.MetadataValue.path(place)} | ({"outdated": True} if outdated else {})
 
     def _evaluated(self, evaluation: dg.AssetCheckEvaluation) -> None:
         self._context.log_event(evaluation)  # pyright: ignore[reportArgumentType] (it takes them)

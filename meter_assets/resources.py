@@ -19,10 +19,11 @@ from pymongo.errors import PyMongoError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
-from meter_assets.lake import Lake
+from meter_assets.lake import Lake, open_lake
 from metering.errors import MetersError, ServiceAwayError
 from metering.reading import STORED_SPARK_SCHEMA, reading_id_range
 from metering.registry import METER_SPARK_SCHEMA, METERS
+from metering.s3 import probe_store, spark_options
 from metering.settings import Settings, load_settings
 from metering.store import READINGS, connect, ensure_collections, keep_timezone, mongo_unavailable
 
@@ -127,6 +128,7 @@ def pyspark_resource(settings: Settings) -> SparkResource:
             "spark.driver.memory": settings.spark_memory,
             "spark.driver.host": "127.0.0.1",
             "spark.ui.enabled": "false",
+            **spark_options(settings),
         }
     else:
         config["spark.remote"] = settings.spark_remote or f"{settings.spark}/;session_id={SHARED_SESSION}"
@@ -192,11 +194,11 @@ class MongoResource(dg.ConfigurableResource):
 
 @contextmanager
 def service_errors(settings: Settings) -> Iterator[None]:
-    """Say of an error of MongoDB or Spark whether the service is away: then the same work may succeed later.
+    """Say of an error of MongoDB or Spark whether a service is away: then the same work may succeed later.
 
     Raises:
-        ServiceAwayError: MongoDB or Spark does not answer.
-        MetersError: MongoDB refuses.
+        ServiceAwayError: MongoDB, Spark or the lake's object store does not answer.
+        MetersError: one of them refuses.
     """
     try:
         yield
@@ -205,17 +207,25 @@ def service_errors(settings: Settings) -> Iterator[None]:
     except (PySparkException, Py4JError, RpcError):  # Spark's own errors, and those of a connection that broke
         connect(settings).client.close()  # Spark reads from it, too
         require_spark(settings)
+        if settings.is_lake_in_s3:
+            probe_store(settings)
         raise
 
 
 class LakeResource(dg.ConfigurableResource):
-    """The lake at METERS_LAKE."""
+    """The lake of the settings in force."""
 
-    root: str
+    _lake: Lake | None = PrivateAttr(default=None)
 
     def get(self) -> Lake:
-        """The lake itself."""
-        return Lake(self.root)
+        """The lake itself.
+
+        Raises:
+            MetersError: it is in an object store, and that cannot be used.
+        """
+        if self._lake is None:
+            self._lake = open_lake(load_settings())
+        return self._lake
 
 
 def all_resources(settings: Settings) -> dict[str, Any]:
@@ -223,5 +233,5 @@ def all_resources(settings: Settings) -> dict[str, Any]:
     return {
         "pyspark": pyspark_resource(settings),
         "mongo": MongoResource(),
-        "lake": LakeResource(root=settings.lake_path),
+        "lake": LakeResource(),
     }

@@ -1,5 +1,6 @@
 """Fixtures that all tests share: one real local stack for the session, a database of its own for each test."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from local_stack.jars import fetch_jars
 from meter_assets.resources import require_spark
 from meter_assets_tests.csv_oracle import shared_data_folder
 from meter_assets_tests.days_support import Installation
+from meter_assets_tests.s3_server import S3Address, S3Server
 from meter_assets_tests.shared_spark import SharedSpark
 from meter_assets_tests.support import settings_for, wait_for
 from metering.errors import MetersError
@@ -54,6 +56,7 @@ def pytest_xdist_setupnodes() -> None:
 def pytest_configure_node(node: Any) -> None:
     """Tell a process where it is."""
     node.workerinput["spark_port"] = _shared_spark.port
+    node.workerinput["store"] = dataclasses.astuple(_shared_spark.store)
 
 
 def pytest_sessionfinish() -> None:
@@ -85,16 +88,31 @@ def spark_port(request: pytest.FixtureRequest) -> int | None:
 
 
 @pytest.fixture(scope="session")
-def settings(spark_port: int | None) -> Iterator[Settings]:
+def store(request: pytest.FixtureRequest) -> S3Address:
+    """Where the session's Spark looks for lakes in an object store; `s3` starts a server there."""
+    shared = getattr(request.config, "workerinput", {}).get("store")
+    return S3Address(*shared) if shared else S3Address()
+
+
+@pytest.fixture(scope="session")
+def s3(store: S3Address, settings: Settings) -> Iterator[S3Address]:
+    """The session's S3 server, with its bucket."""
+    with S3Server(store):
+        yield store
+
+
+@pytest.fixture(scope="session")
+def settings(spark_port: int | None, store: S3Address) -> Iterator[Settings]:
     """Settings of the session's installation, in force for this process and its children. Starts nothing."""
     # Not pytest's tmp_path: paths stay short, and the data goes at once instead of three sessions later.
     home = Path(tempfile.mkdtemp(prefix="meters-"))
-    before = {name: value for name, value in os.environ.items() if name.startswith("METERS_")}
+    before = {name: value for name, value in os.environ.items() if name.startswith(("METERS_", "AWS_"))}
     chosen = settings_for(home, **({"spark_port": spark_port} if spark_port else {}))
-    os.environ.update(chosen.environment())
+    environment = {**chosen.environment(), **store.keys}
+    os.environ.update(environment)
     load_settings.cache_clear()
     yield load_settings()
-    for name in chosen.environment():
+    for name in environment:
         os.environ.pop(name, None)
     os.environ.update(before)
     load_settings.cache_clear()
@@ -102,11 +120,12 @@ def settings(spark_port: int | None) -> Iterator[Settings]:
 
 
 @pytest.fixture(scope="session")
-def stack(settings: Settings, spark_port: int | None) -> Iterator[LocalStack]:
+def stack(settings: Settings, spark_port: int | None, store: S3Address) -> Iterator[LocalStack]:
     """MongoDB (with its failpoints), Kafka and Spark, started by the first test that asks for them."""
-    fetch_jars(settings)
+    of_stack = store.applied(settings)  # Spark can use object stores, too
+    fetch_jars(of_stack)
     services = ("mongo", "kafka") if spark_port else ("mongo", "kafka", "spark")
-    with LocalStack(settings, services, arguments={"mongo": MONGO_ARGUMENTS}) as running:
+    with LocalStack(of_stack, services, arguments={"mongo": MONGO_ARGUMENTS}) as running:
         if spark_port:
             wait_for(lambda: spark_answers(settings), 180, "the Spark that all processes share answers")
         yield running

@@ -20,7 +20,7 @@ DERIVED = ("daily_averages", "daily_consumption", "abnormal_device_summary")
 class Installation:
     """A database and a lake of their own on the session's stack, and the `meters` command on them."""
 
-    def __init__(self, settings: Settings, lake: Path) -> None:
+    def __init__(self, settings: Settings, lake: Path | str) -> None:
         self.settings = settings.model_copy(update={"lake": str(lake)})
         self._client: MongoClient = MongoClient(settings.mongo, tz_aware=True)
         self.database = self._client[settings.mongo_database]

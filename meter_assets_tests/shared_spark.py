@@ -3,6 +3,7 @@
 It keeps no data, so that tests cannot meet in it; MongoDB and Kafka are each process's own.
 """
 
+import os
 import shutil
 import tempfile
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from local_stack import LocalStack
 from local_stack.jars import fetch_jars
+from meter_assets_tests.s3_server import S3Address
 from meter_assets_tests.support import settings_for
 from metering.errors import MetersError
 
@@ -21,6 +23,8 @@ class SharedSpark:
         self._home = Path()
         self._stack: LocalStack | None = None
         self._starting: threading.Thread | None = None
+        self.store = S3Address()
+        """Where it looks for lakes in an object store, whether or not a server is there."""
 
     @property
     def port(self) -> int | None:
@@ -30,7 +34,9 @@ class SharedSpark:
     def begin(self) -> None:
         """Have it started."""
         self._home = Path(tempfile.mkdtemp(prefix="meters-"))
-        self._stack = LocalStack(settings_for(self._home, spark_memory="2g"), services=("spark",))
+        os.environ.update(self.store.keys)  # Spark's own, too
+        settings = self.store.applied(settings_for(self._home, spark_memory="2g"))
+        self._stack = LocalStack(settings, services=("spark",))
         self._starting = threading.Thread(target=self._start, args=(self._stack,))
         self._starting.start()
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -31,6 +32,17 @@ def wait_for(condition: Callable[[], T], timeout_seconds: float, what: str = "")
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_seconds} s: {what or condition}")
         time.sleep(POLL_SECONDS)
+
+
+def answers_http(url: str) -> bool:
+    """Does somebody answer there at all?"""
+    try:
+        urllib.request.urlopen(url, timeout=5).close()  # noqa: S310 - loopback
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def free_ports(count: int) -> list[int]:

@@ -61,6 +61,8 @@ BREACHES: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("mongo", lambda s: s["environment"].update(MONGO_INITDB_ROOT_PASSWORD="example"), "holds a secret"),
     ("mongo", lambda s: s["environment"].update(MONGO_KEY="${MONGO_KEY:-changeme}"), "holds a secret"),
     ("ingest", lambda s: s["environment"].update(METERS_MONGO_URI="mongodb://meters:meters@mongo/"), "holds a secret"),
+    ("s3", lambda s: s["environment"].update(ROOT_SECRET_KEY="example"), "holds a secret"),
+    ("s3", lambda s: s.update(ports=["7070:7070"]), "beyond 127.0.0.1"),
     ("daemon", lambda s: s.update(privileged=True), "not kept apart"),
     ("daemon", lambda s: s.pop("security_opt"), "may gain privileges"),
     ("ingest", lambda s: s["depends_on"]["mongo-init"].update(condition="service_started"), "is done"),
@@ -94,6 +96,7 @@ def test_the_environment_has_all_that_the_compose_file_demands(tmp_path: Path, c
         assert host in services
     assert "simulator" not in services
     assert "mongo-express" not in services
+    assert "s3" not in services
 
 
 def test_init_env_writes_secrets_once(tmp_path: Path):
@@ -121,9 +124,11 @@ def test_both_dagster_instances_queue_and_retain_alike():
 def test_both_spark_servers_are_configured_alike(tmp_path: Path):
     lines = (DEPLOY / "spark-defaults.conf").read_text().splitlines()
     ours = dict(line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
-    local = Spark(settings_for(tmp_path)).configuration()
+    local = Spark(settings_for(tmp_path, lake="s3a://bucket/lake", s3_endpoint="http://s3:7070")).configuration()
     of_this_place = {"spark.connect.grpc.binding.address", "spark.connect.grpc.binding.port"}
     of_this_place |= {"spark.sql.warehouse.dir", "spark.driver.extraJavaOptions", "spark.executor.extraJavaOptions"}
+    of_this_place |= {"spark.hadoop.fs.s3a.endpoint", "spark.hadoop.fs.s3a.endpoint.region"}
+    assert {key for key in ours if "s3a" in key} == {key for key in local if "s3a" in key}
     shared = ours.keys() & local.keys() - of_this_place
     assert {key: ours[key] for key in shared} == {key: local[key] for key in shared}
     assert {"spark.sql.session.timeZone", "spark.sql.shuffle.partitions"} <= shared

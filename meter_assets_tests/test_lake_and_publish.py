@@ -4,14 +4,13 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from threading import Thread
 
-import pytest
 from pymongo.database import Database
 from pyspark.sql import SparkSession
 
+from meter_assets.folder_lake import FolderLake
 from meter_assets.history import as_of, changed_figures, read_history
 from meter_assets.lake import Lake
 from meter_assets.publish import Edition, publish_day
-from metering.errors import MetersError
 from metering.local_days import begin_days, read_day, touch_days
 from metering.store import DAILY_AVERAGES, REVISIONS
 
@@ -32,7 +31,7 @@ def write(lake: Lake, spark: SparkSession, rows: list[tuple[int, date]], *days: 
 
 
 def test_a_day_of_the_lake_is_replaced_whole(spark: SparkSession, tmp_path: Path):
-    lake = Lake(str(tmp_path))
+    lake = FolderLake(tmp_path)
     write(lake, spark, [(1, FIRST), (2, FIRST), (3, SECOND)], FIRST, SECOND)
     assert values(lake, spark, FIRST, SECOND) == [1, 2, 3]
     write(lake, spark, [(4, FIRST)], FIRST)
@@ -40,16 +39,11 @@ def test_a_day_of_the_lake_is_replaced_whole(spark: SparkSession, tmp_path: Path
 
 
 def test_a_day_without_rows_is_emptied(spark: SparkSession, tmp_path: Path):
-    lake = Lake(str(tmp_path))
+    lake = FolderLake(tmp_path)
     write(lake, spark, [(1, FIRST)], FIRST)
     write(lake, spark, [], FIRST)
     assert values(lake, spark, FIRST) == []
     assert not list((tmp_path / ".staging").iterdir())
-
-
-def test_a_lake_that_is_no_folder_is_refused():
-    with pytest.raises(MetersError, match="not a folder"):
-        Lake("s3a://bucket/lake")
 
 
 def document(key: str, total: float, day: date = FIRST) -> dict:

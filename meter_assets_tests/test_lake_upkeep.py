@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from local_stack.dagster import dagster_environment
-from meter_assets.lake import Lake
+from meter_assets.folder_lake import FolderLake
 from meter_assets_tests.days_support import Installation, electricity
 from meter_assets_tests.support import meters
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_read_or_asked_for_is_one_line(city: Installation):
 
 
 def test_an_empty_lake_says_what_to_do(tmp_path: Path):
-    assert Lake(str(tmp_path)).days("raw_readings") == []
+    assert FolderLake(tmp_path).days("raw_readings") == []
 
 
 def materialize(city: Installation, asset: str) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,7 @@ import typer
 
 from meter_cli.console import err, out, print_json
 from metering.errors import MetersError
+from metering.s3 import probe_store
 from metering.settings import Settings, load_settings
 from metering.store import connect, keep_timezone
 
@@ -70,6 +71,8 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
     finally:
         database.client.close()
     require_spark(settings)
+    if settings.is_lake_in_s3:
+        probe_store(settings)
     tags = {
         "dagster/asset_partition_range_start": first.isoformat(),
         "dagster/asset_partition_range_end": last.isoformat(),

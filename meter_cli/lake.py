@@ -32,11 +32,11 @@ def lake(context: typer.Context, as_json: Json = False) -> None:
     """List the days of raw_readings with their readings, files and size."""
     if context.invoked_subcommand:
         return
-    from meter_assets.lake import Lake
+    from meter_assets.lake import open_lake
     from meter_assets.lake_upkeep import lake_days
 
     settings = load_settings()
-    days = lake_days(Lake(settings.lake_path))
+    days = lake_days(open_lake(settings))
     if as_json:
         print_json([asdict(day) for day in days])
         return
@@ -55,11 +55,11 @@ def lake(context: typer.Context, as_json: Json = False) -> None:
 @app.command()
 def compact(dry_run: DryRun = False, as_json: Json = False) -> None:
     """Write days of many small files into few large ones; readers see the old files or the new ones."""
-    from meter_assets.lake import Lake
+    from meter_assets.lake import open_lake
     from meter_assets.lake_upkeep import compact as compact_day
     from meter_assets.lake_upkeep import lake_days
 
-    place = Lake(load_settings().lake_path)
+    place = open_lake(load_settings())
     days = [day for day in lake_days(place) if day.is_scattered]
     if not dry_run:
         with progress("days") as bar:
@@ -79,7 +79,7 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Take old days out of the lake. Their figures stand, MongoDB keeps their readings, a backfill brings them back."""
-    from meter_assets.lake import Lake
+    from meter_assets.lake import open_lake
     from meter_assets.lake_upkeep import lake_days
     from meter_assets.lake_upkeep import prune as prune_days
 
@@ -87,7 +87,7 @@ def prune(
         raise typer.BadParameter("give one of --keep-days and --before")
     settings = load_settings()
     first = before.date() if before else _today(settings.zone) - timedelta(days=keep_days or 0)
-    place = Lake(settings.lake_path)
+    place = open_lake(settings)
     days = [day for day in lake_days(place) if day.day < first]
     if not dry_run:
         database = connect(settings)

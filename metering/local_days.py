@@ -7,7 +7,9 @@ day whose readings have changed since is *late*: no clock is compared with anoth
      assets: {daily_averages: {run: 3, changes: 6, at: ..., run_id: ..., first_at: ..., rules: {...}}, ...}}
 """
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -15,8 +17,14 @@ from typing import Any
 from pymongo import ReturnDocument, UpdateOne
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
+from pymongo.errors import OperationFailure, PyMongoError
 
+from metering.errors import ServiceAwayError
 from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION, LOCAL_DAYS, RAW_READINGS
+
+HOLD_POLL_SECONDS = 0.05
+DUPLICATE_KEY = 11000
+TRANSIENT = "TransientTransactionError"
 
 DAILY_ASSETS = (RAW_READINGS, DAILY_AVERAGES, ABNORMAL_DEVICE_SUMMARY, DAILY_CONSUMPTION)
 
@@ -115,6 +123,46 @@ def put_in_force(
         {"$set": {f"{place}.{name}": value for name, value in noted.items()}, "$min": {f"{place}.first_at": at}},
         session=session,
     )
+
+
+@contextmanager
+def hold_day(database: Database, day: date) -> Iterator[ClientSession]:
+    """Keep others from noting anything of that day until the block ends; whoever else holds it is waited for.
+
+    It is a transaction that begins with a write to the day's document, so it works across machines and needs no clocks
+    nor clean-up: MongoDB itself ends the transaction of a holder that is gone, after transactionLifetimeLimitSeconds.
+    What the block notes of the day must be part of the session, else it waits for its own transaction.
+
+    Raises:
+        ServiceAwayError: MongoDB has ended the transaction before the block was through, and nothing was noted.
+    """
+    with database.client.start_session() as session:
+        while not _take_day(database, day, session):
+            time.sleep(HOLD_POLL_SECONDS)
+        try:
+            yield session
+            session.commit_transaction()
+        except PyMongoError as error:
+            if error.has_error_label(TRANSIENT):
+                raise ServiceAwayError(
+                    f"MongoDB gave up on {day} before it was in force",
+                    fix="Try again; if it stays so, raise MongoDB's transactionLifetimeLimitSeconds",
+                ) from error
+            raise
+
+
+def _take_day(database: Database, day: date, session: ClientSession) -> bool:
+    """Begin a transaction with the day's document; False when another one has it."""
+    session.start_transaction()
+    try:
+        # A real change: MongoDB sees no conflict between writes that change nothing.
+        database[LOCAL_DAYS].update_one({"_id": str(day)}, {"$inc": {"holds": 1}}, upsert=True, session=session)
+    except OperationFailure as error:
+        session.abort_transaction()
+        if error.has_error_label(TRANSIENT) or error.code == DUPLICATE_KEY:
+            return False
+        raise
+    return True
 
 
 def withdraw(database: Database, asset: str, day: date) -> None:

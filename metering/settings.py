@@ -4,6 +4,7 @@ Addresses left unset mean the local stack (`meters up`). Nothing here reads a fi
 """
 
 import json
+import re
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,8 @@ ABNORMAL_TOPIC = "iot-abnormal"
 
 CHANNELS = ("log", "webhook", "email")
 
+S3A_URL = re.compile(r"s3a://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^\s:@?#]*?))?/?")
+
 
 def _addresses(ports: range) -> str:
     return ",".join(f"{LOOPBACK}:{port}" for port in ports)
@@ -35,7 +38,7 @@ class Settings(BaseSettings):
     """What an installation may choose. Immutable; `load_settings()` gives the process's own."""
 
     model_config = SettingsConfigDict(
-        env_prefix="METERS_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix="METERS_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
     )
 
     home: Path = Field(
@@ -107,7 +110,14 @@ class Settings(BaseSettings):
     late_horizon_days: int = Field(
         default=400, ge=1, description="Figures that have stood longer than this wait for an operator's decision."
     )
-    lake: str | None = Field(default=None, description="Folder of the Parquet lake; unset: <home>/lake.")
+    lake: str | None = Field(
+        default=None, description="The Parquet lake: a folder, or s3a://bucket/prefix; unset: <home>/lake."
+    )
+    # Named as every S3 client knows them. The keys are no settings: metering/s3.py.
+    s3_endpoint: str | None = Field(
+        default=None, validation_alias="AWS_ENDPOINT_URL", description="http(s) address of its store; unset: Amazon S3."
+    )
+    s3_region: str = Field(default="us-east-1", validation_alias="AWS_REGION", description="Region of its bucket.")
 
     unknown_meters: bool = Field(default=True, description="Is a reading of a meter without registry entry a fault?")
     abnormal_topics: dict[str, str] = Field(
@@ -196,13 +206,20 @@ class Settings(BaseSettings):
                 raise ValueError(f"'{name}' is no channel; choose from {', '.join(CHANNELS)}, or none")
         return names
 
+    @field_validator("lake")
+    @classmethod
+    def _folder_or_bucket(cls, lake: str | None) -> str | None:
+        if lake and "://" in lake and not S3A_URL.fullmatch(lake):
+            raise ValueError("write a folder, or a URL like s3a://bucket/prefix, without keys in it")
+        return lake.rstrip("/") if lake and "://" in lake else lake
+
     @field_validator("webhook_url")
     @classmethod
     def _http_address(cls, url: SecretStr | None) -> SecretStr | None:
         _check_http(url.get_secret_value() if url else None)
         return url
 
-    @field_validator("metabase_url")
+    @field_validator("metabase_url", "s3_endpoint")
     @classmethod
     def _open_http_address(cls, url: str | None) -> str | None:
         _check_http(url)
@@ -270,6 +287,11 @@ class Settings(BaseSettings):
         return self.lake or str(self.home / "lake")
 
     @property
+    def is_lake_in_s3(self) -> bool:
+        """Is the lake in an object store?"""
+        return "://" in self.lake_path
+
+    @property
     def router_place(self) -> str:
         """The router's checkpoint folder."""
         return self.router_checkpoint or str(self.home / "router")
@@ -291,10 +313,17 @@ class Settings(BaseSettings):
             if isinstance(secret := getattr(self, name), SecretStr):
                 values[name] = secret.get_secret_value()
         return {
-            f"METERS_{name.upper()}": json.dumps(value) if isinstance(value, dict) else str(value)
+            _variable(name): json.dumps(value) if isinstance(value, dict) else str(value)
             for name, value in values.items()
             if value is not None
         }
+
+
+def _variable(name: str) -> str:
+    """The environment variable of a field, or of an alias, which is one itself."""
+    field = Settings.model_fields.get(name)
+    alias = field.validation_alias if field else name.upper()
+    return alias if isinstance(alias, str) else f"METERS_{name.upper()}"
 
 
 def _check_http(url: str | None) -> None:
@@ -314,8 +343,8 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
+        name = "_".join(str(part) for part in first["loc"])
         raise MetersError(
-            f"Setting METERS_{name} is not usable: {first['msg'].removeprefix('Value error, ')}",
+            f"Setting {_variable(name)} is not usable: {first['msg'].removeprefix('Value error, ')}",
             fix="Correct it in the environment or in .env",
         ) from None
