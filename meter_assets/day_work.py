@@ -4,7 +4,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import reduce
@@ -77,14 +77,8 @@ def materialize_days(
     """
     work = _DayWork(context, frozenset(assets), stores)
     days = sorted(set(days))
-    try:
-        with service_errors(load_settings()):
-            work.run(days)
-    except ServiceAwayError as error:
-        stores.pyspark.leave()
-        wait = FIRST_RETRY_SECONDS * 2**context.retry_number
-        context.log.warning(f"{error} (again in {wait} s)" if context.retry_number < RETRIES else str(error))
-        raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=wait) from error
+    with again_when_away(context, stores):
+        work.run(days)
     if work.forbidden:
         days_named = ", ".join(str(day) for day in work.forbidden[:5])
         raise dg.Failure(
@@ -93,6 +87,23 @@ def materialize_days(
             "Look at their failed checks",
             allow_retries=False,
         )
+
+
+@contextmanager
+def again_when_away(context: dg.OpExecutionContext | dg.AssetExecutionContext, stores: Stores) -> Iterator[None]:
+    """Have Dagster try the step again, RETRIES times, when a service does not answer.
+
+    Raises:
+        dagster.RetryRequested: a service is away.
+    """
+    try:
+        with service_errors(load_settings()):
+            yield
+    except ServiceAwayError as error:
+        stores.pyspark.leave()
+        wait = FIRST_RETRY_SECONDS * 2**context.retry_number
+        context.log.warning(f"{error} (again in {wait} s)" if context.retry_number < RETRIES else str(error))
+        raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=wait) from error
 
 
 class _DayWork:

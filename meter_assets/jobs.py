@@ -6,7 +6,7 @@ import dagster as dg
 
 from meter_assets import up_to_date
 from meter_assets.assets.daily import DAILY_SPECS
-from meter_assets.day_work import Stores, materialize_days
+from meter_assets.day_work import Stores, again_when_away, materialize_days
 from meter_assets.partitions import LOCAL_DAYS, local_day
 from meter_assets.resources import LakeResource, MongoResource, SparkResource
 from metering.local_days import DAILY_ASSETS, read_day
@@ -32,13 +32,14 @@ class Days(dg.Config):
 def recompute_days(
     context: dg.OpExecutionContext, config: Days, pyspark: SparkResource, mongo: MongoResource, lake: LakeResource
 ) -> None:
-    """All daily assets of the days."""
+    """All daily assets of the days; and what up_to_date says of others."""
+    stores = Stores(pyspark, mongo, lake)
     if config.told:
-        with mongo.database() as database:
+        with again_when_away(context, stores), mongo.database() as database:
             for day in config.told:
-                context.log_event(up_to_date.evaluation(read_day(database, date.fromisoformat(day))))  # pyright: ignore[reportArgumentType] (it takes them)
-    days = [local_day(date.fromisoformat(day)) for day in config.days]
-    materialize_days(context, days, DAILY_ASSETS, Stores(pyspark, mongo, lake))
+                evaluation = up_to_date.evaluation(read_day(database, date.fromisoformat(day)))
+                context.log_event(evaluation)  # pyright: ignore[reportArgumentType] (it takes them)
+    materialize_days(context, [local_day(date.fromisoformat(day)) for day in config.days], DAILY_ASSETS, stores)
 
 
 @dg.job(description="All daily assets of exactly the days in its configuration; late_readings_sensor starts it.")

@@ -151,12 +151,12 @@ def test_the_check_tells_which_days_are_late(city: Installation, dagster: Settin
     city.send(*(electricity("em1", f"2024-05-0{day}T18:00:00Z", 2) for day in (2, 4)))
 
     computed, waits, decided = ["SUCCEEDED"] * 2, ["FAILED", "SUCCEEDED"], ["SUCCEEDED", "FAILED", "SUCCEEDED"]
-    wait_for(lambda: up_to_date(dagster, "2024-05-02") == computed, 120, "the late day is computed")
-    wait_for(lambda: up_to_date(dagster, "2024-05-04") == waits, 60, "the other one waits for a person")
+    wait_for(lambda: up_to_date(dagster, "2024-05-02") == computed, 240, "the late day is computed")
+    wait_for(lambda: up_to_date(dagster, "2024-05-04") == waits, 120, "the other one waits for a person")
     meters(city.settings, "late", "dismiss", "2024-05-04")
-    wait_for(lambda: up_to_date(dagster, "2024-05-04") == decided, 60, "the decision is told")
+    wait_for(lambda: up_to_date(dagster, "2024-05-04") == decided, 120, "the decision is told")
     city.send(electricity("em2", "2024-05-04T18:00:00Z", 2))
-    wait_for(lambda: up_to_date(dagster, "2024-05-04") == ["FAILED", *decided], 60, "it waits again")
+    wait_for(lambda: up_to_date(dagster, "2024-05-04") == ["FAILED", *decided], 120, "it waits again")
     assert up_to_date(dagster, "2024-05-02") == computed
     assert up_to_date(dagster, "2024-05-03") == ["SUCCEEDED"]
 
