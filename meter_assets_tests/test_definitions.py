@@ -3,6 +3,7 @@
 import dagster as dg
 import pytest
 
+from meter_assets import up_to_date
 from meter_assets.assets.daily import DAILY_SPECS, local_days
 from meter_assets.checks import CHECKS
 from meter_assets.definitions import defs
@@ -10,6 +11,7 @@ from meter_assets.failures import failure_line
 from meter_assets.partitions import LOCAL_DAYS, days_between
 from meter_assets.resources import all_resources
 from metering.settings import load_settings
+from metering.store import DAILY_AVERAGES
 
 KEYS = {
     "iot_meter_topic",
@@ -55,6 +57,7 @@ def test_every_daily_asset_has_columns_with_meanings(spec: dg.AssetSpec):
 
 def test_every_check_says_what_it_means_and_invariants_block():
     found = {(spec.asset_key.to_user_string(), spec.name): spec for spec in local_days.check_specs}
+    assert found.pop((DAILY_AVERAGES, up_to_date.SPEC.name)).description
     assert len(found) == len(CHECKS)
     for check in CHECKS:
         spec = found[check.asset, check.name]
