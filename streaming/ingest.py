@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pymongo
+from kafka import ConsumerRebalanceListener
 from kafka.errors import CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError
 from kafka.structs import OffsetAndMetadata, TopicPartition
 from pymongo.database import Database
@@ -59,6 +60,7 @@ class Ingest:
         self._dead_letters_topic = dead_letters_topic
         self._dead_letters: DeadLetterTransactions | None = None
         self._stop = threading.Event()
+        self._rebalance = _Rebalance()
         self.counts = Counts()
 
     def stop(self) -> None:
@@ -91,9 +93,11 @@ class Ingest:
             ):
                 goal = self._end_offsets()
                 backlog = self._left(goal)
-                self._consumer.subscribe(list(self._feed.topics))
+                self._consumer.subscribe(list(self._feed.topics), listener=self._rebalance)
                 while not self._stop.is_set():
                     polled = self._consumer.poll(timeout_ms=int(POLL_SECONDS * 1000))
+                    if self._in_rebalance():
+                        continue
                     if polled and not self._commit(polled, self._store(writer, database, polled)):
                         self._rewind()
                     if on_progress:
@@ -109,6 +113,18 @@ class Ingest:
             with pymongo.timeout(CLOSE_SECONDS):  # it takes leave of the server, and waits long for one that is away
                 database.client.close()
         return self.counts
+
+    def _in_rebalance(self) -> bool:
+        """Does the group share its partitions out anew? Then what was polled is not ours to store.
+
+        The client goes on giving messages of the old partitions. They could not be committed, and while they are being
+        stored the client does not go on with joining, so that the group waits for this member or gives it up.
+        """
+        if self._rebalance.is_over:
+            self._rebalance.is_over = False
+            self._rewind()  # before what was polled and left
+            return True
+        return self._rebalance.is_under_way
 
     def _end_offsets(self) -> dict[TopicPartition, int]:
         return self._consumer.end_offsets(partitions_of(self._consumer, *self._feed.topics))
@@ -193,6 +209,20 @@ class Ingest:
                 self._consumer.seek_to_beginning(tp)
             else:
                 self._consumer.seek(tp, committed)
+
+
+class _Rebalance(ConsumerRebalanceListener):
+    """Where the group's sharing out of its partitions stands, as the client tells it."""
+
+    def __init__(self) -> None:
+        self.is_under_way = False
+        self.is_over = False
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        self.is_under_way = True
+
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        self.is_under_way, self.is_over = False, True
 
 
 @contextmanager
