@@ -1,4 +1,4 @@
-"""Scaling curves: ingest by processes, a day's assets by readings, the router by partitions; each against the least."""
+"""Scaling curves: ingest by processes, a day's assets by readings, the router by partitions."""
 
 import os
 import threading

@@ -26,6 +26,7 @@ IVY_FILE = Path(__file__).with_name("ivy.xml")
 MANIFEST = Path(__file__).with_name("jars.sha256")
 LOCAL_STACK = ("spark", "broker")
 OBJECT_STORE = "s3a"
+ALL = (*LOCAL_STACK, OBJECT_STORE)
 SIZES = {LOCAL_STACK: "Kafka and Spark (60 MB, about a minute)", (OBJECT_STORE,): "a lake in an object store (13 MB)"}
 
 FETCH_ATTEMPTS = 3
@@ -63,7 +64,7 @@ def s3a_jars(settings: Settings) -> list[Path]:
 
 def wanted_sets(settings: Settings) -> tuple[str, ...]:
     """The sets of jars, named as in ivy.xml, that this installation uses."""
-    return (*LOCAL_STACK, OBJECT_STORE) if settings.is_lake_in_s3 else LOCAL_STACK
+    return ALL if settings.is_lake_in_s3 else LOCAL_STACK
 
 
 def missing_sets(settings: Settings) -> list[str]:
@@ -139,7 +140,7 @@ def renew_manifest(settings: Settings, report: Report) -> None:
     """Fetch what ivy.xml asks for and take its checksums as the right ones; read the change before committing it."""
     with tempfile.TemporaryDirectory(prefix="meters-jars-") as temporary:
         fetched = Path(temporary)
-        _retrieve(fetched, [*LOCAL_STACK, OBJECT_STORE], report)
+        _retrieve(fetched, ALL, report)
         names = sorted(str(jar.relative_to(fetched / "jars")) for jar in (fetched / "jars").glob("*/*.jar"))
         sums = (hashlib.sha256((fetched / "jars" / name).read_bytes()).hexdigest() for name in names)
         MANIFEST.write_text("".join(f"{digest}  {name}\n" for digest, name in zip(sums, names, strict=True)))
@@ -249,7 +250,7 @@ def main() -> None:
         if sys.argv[1:] == ["renew"]:
             renew_manifest(settings, report)
         else:
-            sets = [*LOCAL_STACK, OBJECT_STORE] if sys.argv[1:] == ["all"] else None
+            sets = ALL if sys.argv[1:] == ["all"] else None
             print(fetch_jars(settings, report, sets=sets))
     except MetersError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -134,6 +134,34 @@ def test_when_one_member_dies_the_other_does_its_work(pipe: Pipe, moment: str):
     check_nothing_lost(pipe)
 
 
+def test_nothing_is_stored_while_the_group_shares_out_its_partitions_anew(pipe: Pipe):
+    """The client gives messages all the same; the listener is told here as the client tells it."""
+    ingest = pipe.new_ingest()
+    in_rebalance, polls = ingest._in_rebalance, []
+
+    def counted() -> bool:
+        polls.append(None)
+        return in_rebalance()
+
+    ingest._in_rebalance = counted
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(ingest.run)
+        try:
+            wait_for(lambda: assigned(pipe), WAIT_SECONDS, "it has partitions")
+            pipe.send([electricity("em1", 0)])
+            wait_for(lambda: pipe.committed() == 1, WAIT_SECONDS, "it works")
+            ingest._rebalance.on_partitions_revoked(set())
+            before = len(polls)
+            pipe.send(electricity("em1", second) for second in range(1, 51))
+            wait_for(lambda: len(polls) > before + 20, WAIT_SECONDS, "it has polled again and again")
+            assert (pipe.stored_count(), pipe.committed()) == (1, 1)
+            ingest._rebalance.on_partitions_assigned(set())
+            wait_for(lambda: pipe.committed() == 51, WAIT_SECONDS, "what was left is read again")
+        finally:
+            ingest.stop()
+        assert running.result().stored == pipe.stored_count() == 51
+
+
 def assigned(pipe: Pipe) -> list[Any]:
     """The group's members that have partitions."""
     admin: Any = KafkaAdminClient(bootstrap_servers=pipe.settings.kafka)

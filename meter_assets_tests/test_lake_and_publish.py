@@ -9,25 +9,13 @@ from pyspark.sql import SparkSession
 
 from meter_assets.folder_lake import FolderLake
 from meter_assets.history import as_of, changed_figures, read_history
-from meter_assets.lake import Lake
 from meter_assets.publish import Edition, publish_day
+from meter_assets_tests.lake_support import values, write
 from metering.local_days import begin_days, read_day, touch_days
 from metering.store import DAILY_AVERAGES, REVISIONS
 
-SCHEMA = "value int, day date"
 FIRST, SECOND = date(2024, 5, 18), date(2024, 5, 19)
 RULES = {"meter_fault": 1}
-
-
-def values(lake: Lake, spark: SparkSession, *days: date) -> list[int]:
-    return sorted(row["value"] for row in lake.read(spark, "table", SCHEMA, days).collect())
-
-
-def write(lake: Lake, spark: SparkSession, rows: list[tuple[int, date]], *days: date) -> None:
-    with lake.staged(spark.createDataFrame(rows, SCHEMA), "table") as staged:
-        assert sorted(row["value"] for row in staged.read(spark, SCHEMA, days).collect()) == [row[0] for row in rows]
-        for day in days:
-            lake.replace("table", day, staged)
 
 
 def test_a_day_of_the_lake_is_replaced_whole(spark: SparkSession, tmp_path: Path):

@@ -26,13 +26,13 @@ from pyspark.sql import functions as F
 from meter_assets import object_lake
 from meter_assets.lake import Lake, open_lake
 from meter_assets_tests.days_support import Installation, electricity
+from meter_assets_tests.lake_support import SCHEMA, values, write
 from meter_assets_tests.s3_server import S3Address, S3Server
 from meter_assets_tests.support import free_ports, meters
 from metering.errors import MetersError, ServiceAwayError
 from metering.local_days import LocalDay, begin_days, hold_day, put_in_force, read_day
 from metering.settings import Settings, load_settings
 
-SCHEMA = "value int, day date"
 FIRST, SECOND = date(2024, 5, 18), date(2024, 5, 19)
 DAYS = ["2024-05-01", "2024-05-02"]
 HOURS = (0, 7, 13, 19)
@@ -58,17 +58,6 @@ def city(installation: Installation, place: Settings) -> Installation:
         {"device_id": "wm1", "timestamp": "2024-05-02T07:00:00Z", "usage": 8, "flow_rate": 0.5, "register": 1e6},
     )
     return installation
-
-
-def values(lake: Lake, spark: SparkSession, *days: date) -> list[int]:
-    return sorted(row["value"] for row in lake.read(spark, "table", SCHEMA, days).collect())
-
-
-def write(lake: Lake, spark: SparkSession, rows: list[tuple[int, date]], *days: date) -> None:
-    with lake.staged(spark.createDataFrame(rows, SCHEMA), "table") as staged:
-        assert sorted(row["value"] for row in staged.read(spark, SCHEMA, days).collect()) == [row[0] for row in rows]
-        for day in days:
-            lake.replace("table", day, staged)
 
 
 def objects(lake: Lake, below: str = "") -> list[str]:
