@@ -169,7 +169,7 @@ def port_holder(port: int) -> PortHolder | None:
         ):
             try:
                 process = psutil.Process(connection.pid)
-                command = " ".join(process.cmdline()[:3])[:80]
+                command = " ".join(" ".join(process.cmdline()[:3]).split())[:80]  # one line, whatever it was given
                 return PortHolder(f"{process.name()} (pid {process.pid}: {command})", process.pid)
             except psutil.Error:
                 return PortHolder(f"pid {connection.pid}", connection.pid)
