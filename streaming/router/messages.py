@@ -44,18 +44,21 @@ def readings(messages: DataFrame) -> DataFrame:
         columns of reading.SPARK_SCHEMA (timestamp to the millisecond), and `timestamp_text`, `payload`
         (strings), `topic`, `partition`, `offset`.
     """
+    payload = F.col("value").cast("string")
+    short = F.when(F.length("value") <= MAX_MESSAGE_BYTES, payload)
     parsed = messages.select(
-        F.col("value").cast("string").alias("payload"),
-        F.length("value").alias("bytes"),
+        # All in one step: each further one would copy every reading.
+        F.from_json(short, MESSAGE_SCHEMA, {"allowNonNumericNumbers": "false"}).alias("message"),
+        payload.alias("payload"),
         F.col("timestamp").alias("received_at"),
         "topic",
         "partition",
         "offset",
-    ).withColumn("message", F.from_json("payload", MESSAGE_SCHEMA, {"allowNonNumericNumbers": "false"}))
+    )
     meter_type = F.when(F.col("message.usage_kwh").isNotNull(), F.lit(str(MeterType.ELECTRICITY))).otherwise(
         F.lit(str(MeterType.WATER))
     )
-    return parsed.where(f"bytes <= {MAX_MESSAGE_BYTES}").select(
+    return parsed.select(
         "message.device_id",
         _instant(F.col("message.timestamp")).alias("timestamp"),
         F.col("message.timestamp").alias("timestamp_text"),
@@ -90,6 +93,7 @@ def is_reading() -> Column:
     water = F.col("usage_kwh").isNull() & F.col("usage").isNotNull() & F.col("flow_rate").isNotNull()
     amounts = [F.coalesce(F.abs(name) <= AMOUNT_LIMIT, F.lit(True)) for name in ("usage_kwh", "usage", "flow_rate")]
     checks = [
+        F.octet_length("payload") <= MAX_MESSAGE_BYTES,
         F.col("device_id").rlike(DEVICE_ID_PATTERN.removesuffix("$") + r"\z"),
         F.col("timestamp_text").rlike(_TIMESTAMP),
         F.col("timestamp") >= F.lit("2000-01-01T00:00:00Z").cast("timestamp"),
