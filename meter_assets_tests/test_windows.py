@@ -6,6 +6,7 @@ from typing import Any
 
 from metering.settings import Settings
 from metering.store import LATEST_READINGS, WINDOW_AGGREGATES, connect
+from streaming.router.aggregates import MAX_ROWS_A_BATCH, WINDOW_MINUTES
 from streaming.router.windows import Change, add_parts, keep_latest
 
 NOON = datetime(2024, 5, 18, 12, tzinfo=UTC)
@@ -32,6 +33,14 @@ def test_batches_add_up_and_a_repeated_one_adds_nothing(database: Settings):
     assert found["em1"]["_id"] == "10m|2024-05-18T12:00:00Z|em1"
     assert found["em1"]["window_end"] - found["em1"]["window_start"] == timedelta(minutes=10)
     assert found["em2"]["mean"] == 2.0 and found["em2"]["batch"] == 0
+
+
+def test_a_full_batch_that_is_repeated_adds_nothing(database: Settings):
+    windows = connect(database)[WINDOW_AGGREGATES]
+    parts = [part(f"em{meter}", minutes=minutes) for meter in range(MAX_ROWS_A_BATCH) for minutes in WINDOW_MINUTES]
+    for _ in range(2):
+        add_parts(windows, parts, FIRST)
+    assert windows.count_documents({}) == windows.count_documents({"count": 2}) == len(parts)
 
 
 def test_a_router_that_begins_anew_takes_windows_from_the_beginning(database: Settings):

@@ -16,6 +16,10 @@ from metering.store import LATEST_READINGS, WINDOW_AGGREGATES
 from streaming.router.windows import Change, add_parts, keep_latest
 
 WINDOW_MINUTES = (1, 10, 60)
+
+MAX_ROWS_A_BATCH = 50_000
+"""Readings in one batch of the aggregates; each becomes up to three documents."""
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -25,7 +25,7 @@ from metering.registry import METER_SPARK_SCHEMA, METERS
 from metering.settings import ABNORMAL_TOPIC, READINGS_TOPIC, Settings
 from metering.store import connect, ensure_collections
 from streaming.kafka import ensure_topics, kafka_errors, open_consumer, partitions_of
-from streaming.router.aggregates import Aggregates, in_time
+from streaming.router.aggregates import MAX_ROWS_A_BATCH, Aggregates, in_time
 from streaming.router.failures import died, first_line
 from streaming.router.heartbeat import Heartbeat
 from streaming.router.messages import fault_messages, is_reading, readings
@@ -37,10 +37,7 @@ HEARTBEAT_SECONDS = 2
 STUCK_SECONDS = 60
 """How long the fault query may stand still with readings waiting before the router says that it is stuck."""
 
-MAX_ROWS_A_BATCH = 50_000
-"""Readings in one batch of the aggregates; each becomes up to three documents."""
-
-AGGREGATES_EVERY = "2 seconds"
+AGGREGATES_EVERY = "5 seconds"
 
 
 class Router:
