@@ -50,7 +50,7 @@ def routing(bench: Bench) -> list[Result]:
     ensure_topics(settings, FIRST_TOPIC, ECHO_TOPIC)
     seconds = max(20, bench.size(LATENCY_SECONDS))
 
-    echo = _latencies(bench, settings, READINGS_TOPIC, READINGS_TOPIC, seconds=max(10, bench.size(ECHO_SECONDS)))
+    echo = _latencies(bench, settings, ECHO_TOPIC, ECHO_TOPIC, seconds=max(10, bench.size(ECHO_SECONDS)))
     with router(settings) as pid:
         routed = _latencies(bench, settings, READINGS_TOPIC, ABNORMAL_TOPIC, seconds=seconds)
         pause = _heartbeat(settings)["pause_ms"]
@@ -242,7 +242,7 @@ def _latencies(bench: Bench, settings: Settings, topic: str, out: str, *, second
             for records in consumer.poll(timeout_ms=100).values():
                 now = time.time()
                 for record in records:
-                    if FAULT in record.value or out != READINGS_TOPIC:
+                    if FAULT in record.value or out != ECHO_TOPIC:
                         arrived.setdefault(_key(record.value), now)
 
     thread = threading.Thread(target=consume, daemon=True)
