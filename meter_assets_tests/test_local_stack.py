@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -172,13 +171,24 @@ def test_a_second_stack_in_the_same_home_is_refused(installation: Callable[..., 
         LocalStack(settings, services=("mongo",)).start()
 
 
+HOLD_A_PORT = """
+import socket, sys
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
+    print("listening", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_a_taken_port_names_its_holder_and_the_setting(installation: Callable[..., Settings]) -> None:
     settings = installation(**ONLY_MONGO)
-    with socket.create_server(("127.0.0.1", settings.mongo_port)):
+    command = [sys.executable, "-c", HOLD_A_PORT, str(settings.mongo_port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout and holder.stdout.readline() == "listening\n"
         answer = meters(settings, "up")
+        holder.communicate()
     assert answer.returncode == 1
-    assert len(answer.stderr.strip().splitlines()) == 1
-    assert f"pid {os.getpid()}" in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1  # though the holder's command has several
+    assert f"pid {holder.pid}" in answer.stderr
     assert "METERS_MONGO_PORT" in answer.stderr
 
 
