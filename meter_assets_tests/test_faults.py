@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from meter_assets.transforms.readings import judged, stored
 from metering.fault_event import fault_document, parse_fault_event
 from metering.faults import FAULT_RULES, fault_details, rules_in_force, with_registry
-from metering.reading import STORED_SPARK_SCHEMA, encode_message, parse_reading, to_document
+from metering.reading import MAX_MESSAGE_BYTES, STORED_SPARK_SCHEMA, encode_message, parse_reading, to_document
 from metering.registry import METER_SPARK_SCHEMA
 from streaming.router.messages import SESSION_OPTIONS, fault_messages, is_reading, readings
 
@@ -223,6 +223,13 @@ def verdicts_agree(spark: SparkSession, values: list[bytes | None]) -> None:
 
 def test_the_router_takes_for_a_reading_what_ingest_stores(spark: SparkSession):
     verdicts_agree(spark, [text.encode() for text in AWKWARD] + [b"\xff\xfe", None, b"x" * 5000])
+
+
+def test_a_message_that_is_too_long_is_no_reading_and_no_fault(spark: SparkSession, registry: DataFrame):
+    frame = arrived(spark, [GOOD.ljust(MAX_MESSAGE_BYTES + longer).encode() for longer in (0, 1)])
+    assert [row["offset"] for row in frame.where(is_reading()).collect()] == [0]
+    rules = rules_in_force(unknown_meters=True)
+    assert fault_messages(frame, registry, rules, topic="t", topics={}).count() == 1
 
 
 numbers = st.one_of(st.integers(-(10**10), 10**10), st.floats(allow_nan=False, allow_infinity=False))

@@ -29,8 +29,9 @@ gave back."""
 
 CONNECT_VARIABLES = ("SPARK_CONNECT_MODE_ENABLED", "SPARK_REMOTE", "SPARK_LOCAL_REMOTE", "SPARK_API_MODE")
 
-SPARE_SLOTS = 2
-"""Task slots beside those that the fault query holds, one a partition, for as long as it runs."""
+SPARE_SLOTS = 1
+"""Task slots beside those that the fault query holds, one a partition, for as long as it runs. The aggregates have one
+core at a time, so that on a small machine there is another one for the faults."""
 
 
 def forget_connect() -> None:
@@ -70,7 +71,7 @@ def router_session(settings: Settings, *, jars: str, partitions: int) -> Iterato
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.ui.retainedExecutions": "20",
-        "spark.sql.shuffle.partitions": "2",
+        "spark.sql.shuffle.partitions": "1",
         **SESSION_OPTIONS,
     }
     builder = SparkSession.builder
