@@ -28,7 +28,8 @@ from streaming.kafka import Sender, ensure_topics, follow, open_consumer, partit
 RATE = 2_000
 LATENCY_SECONDS = 120
 ECHO_SECONDS = 30
-WARM_SECONDS = 15
+WARM_SECONDS = 60
+"""Of the same load before latencies count: Java compiles what runs for each reading, on either side."""
 BACKLOG = 1_000_000
 DRAIN_ROUNDS = 3
 IDLE_SECONDS = 600
