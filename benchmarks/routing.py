@@ -243,7 +243,7 @@ def _latencies(bench: Bench, settings: Settings, topic: str, out: str, *, second
             for records in consumer.poll(timeout_ms=100).values():
                 now = time.time()
                 for record in records:
-                    if FAULT in record.value or out != ECHO_TOPIC:
+                    if out != topic or FAULT in record.value:
                         arrived.setdefault(_key(record.value), now)
 
     thread = threading.Thread(target=consume, daemon=True)

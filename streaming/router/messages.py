@@ -38,17 +38,16 @@ REGISTER_LIMIT = 1e15
 
 
 def readings(messages: DataFrame) -> DataFrame:
-    """Messages of the Kafka source as readings, loosely parsed; what is no JSON object at all is left out.
+    """Messages of the Kafka source as readings, loosely parsed: what is no JSON object has no fields. See `is_reading`.
 
     Returns:
         columns of reading.SPARK_SCHEMA (timestamp to the millisecond), and `timestamp_text`, `payload`
         (strings), `topic`, `partition`, `offset`.
     """
     payload = F.col("value").cast("string")
-    short = F.when(F.length("value") <= MAX_MESSAGE_BYTES, payload)
     parsed = messages.select(
         # All in one step: each further one would copy every reading.
-        F.from_json(short, MESSAGE_SCHEMA, {"allowNonNumericNumbers": "false"}).alias("message"),
+        F.from_json(payload, MESSAGE_SCHEMA, {"allowNonNumericNumbers": "false"}).alias("message"),
         payload.alias("payload"),
         F.col("timestamp").alias("received_at"),
         "topic",

@@ -1,7 +1,7 @@
 """Windows and latest readings in MongoDB: each batch adds its part, and a batch that is repeated adds nothing.
 
-One router at a time writes here. So it reads what is stored, adds up, and replaces by key, which costs MongoDB a third
-of what an update with conditions costs it.
+One router at a time writes here. So it reads what is stored, adds up, and replaces by key, which costs MongoDB far less
+than updates with conditions, and answers with no list of what exists: of a large batch, MongoDB cannot send that.
 
 Every window remembers the query and the batch that changed it last. A router that begins anew is another query, and
 reads everything again: it takes the window from the beginning.
@@ -41,14 +41,14 @@ def add_parts(windows: Collection, parts: Iterable[Document], change: Change) ->
     # Neighbours in the index, one after the other.
     batch = sorted((_window(part, change) for part in parts), key=lambda window: window["_id"])
     stored = {window["_id"]: window for window in _find(windows, [window["_id"] for window in batch])}
-    # Most windows of a meter that reports every quarter of an hour are new, and inserts cost a third of replacements.
+    # Most windows of a meter that reports every quarter of an hour are new, and inserts cost a fraction.
     if new := [window for window in batch if window["_id"] not in stored]:
         windows.insert_many(new, ordered=False)
     known = (window for window in batch if window["_id"] in stored)
-    _replace(windows, (total for window in known if (total := added(stored[window["_id"]], window))))
+    _replace(windows, (sums for window in known if (sums := _added(stored[window["_id"]], window))))
 
 
-def added(stored: Document, part: Document) -> Document | None:
+def _added(stored: Document, part: Document) -> Document | None:
     """A window with what a batch adds to it; None when it has been added before."""
     if stored["query"] != part["query"]:
         return part
