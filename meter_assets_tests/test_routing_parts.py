@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,15 @@ from metering.settings import load_settings
 SLEEP = "import time; time.sleep(600)"
 
 
-def sleeper(*arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", SLEEP, *arguments], start_new_session=True)
+@contextmanager
+def sleeper(argument: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is seen under its command line, which an exec shows only a moment after Popen returns."""
+    with subprocess.Popen([sys.executable, "-c", SLEEP, argument], start_new_session=True) as process:
+        try:
+            wait_for(lambda: psutil.Process(process.pid).cmdline()[-1:] == [argument], 10, "the command line is seen")
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_bound_child_ends_with_its_parent_however_that_ends():
@@ -60,12 +69,9 @@ def test_a_router_is_found_by_its_heartbeat_and_killed_though_it_is_stopped():
 def test_another_process_with_the_router_s_pid_is_not_the_router():
     with sleeper("route") as younger, sleeper("other") as other:
         now = datetime.now(UTC)
-        wait_for(lambda: psutil.Process(other.pid).cmdline()[-1:] == ["other"], 10)
         assert find_router(socket.gethostname(), younger.pid, now - timedelta(seconds=60)) is None
         assert find_router(socket.gethostname(), other.pid, now) is None
         assert find_router("another-machine", younger.pid, now) is None
-        younger.kill()
-        other.kill()
 
 
 class Handler:
