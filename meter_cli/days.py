@@ -32,7 +32,8 @@ def backfill(
     if as_json:
         print_json(result)
         return
-    out.print(f"Materialized {result['days']:,} days in run {result['run_id']} ({result['seconds']:.1f} s)")
+    days = f"{result['days']:,} {'day' if result['days'] == 1 else 'days'}"
+    out.print(f"Materialized {days} in run {result['run_id']} ({result['seconds']:.1f} s)")
     for warning in result["warnings"][:MAX_WARNINGS]:
         out.print(f"[yellow]![/] {warning}", soft_wrap=True)
     if len(result["warnings"]) > MAX_WARNINGS:

@@ -39,6 +39,10 @@ STUCK_SECONDS = 60
 
 AGGREGATES_EVERY = "5 seconds"
 
+RECORDS_A_POLL = 10_000
+"""Readings taken from Kafka at once; some 1.5 MB. Spark asks for a partition's bounds and fetches anew at every poll:
+Kafka's default of 500 throws most of what a fetch brings away."""
+
 
 class Router:
     """One router.
@@ -184,6 +188,7 @@ class Router:
             spark.readStream.format("kafka")
             .option("kafka.bootstrap.servers", self._settings.kafka)
             .option("kafka.isolation.level", "read_committed")
+            .option("kafka.max.poll.records", str(RECORDS_A_POLL))
             .option("subscribe", READINGS_TOPIC)
             .option("startingOffsets", "earliest")  # where the checkpoint says nothing
             .option("failOnDataLoss", str(not self._accept_gap).lower())
