@@ -8,6 +8,7 @@ import pytest
 from meter_assets_tests.csv_oracle import FILES, DayTotals, expected_days
 from meter_assets_tests.days_support import Installation
 from meter_assets_tests.support import meters
+from meter_cli.console import counted
 from metering.store import DAILY_AVERAGES, connect, keep_timezone
 from streaming.csv_layout import PRESETS
 
@@ -117,6 +118,10 @@ def test_a_day_that_is_no_partition_is_one_line(settings, days, says):
     assert result.returncode == 1
     assert says in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_one_day_is_no_days():
+    assert [counted(number, "day") for number in (0, 1, 1234)] == ["0 days", "1 day", "1,234 days"]
 
 
 def test_backfill_without_mongodb_is_one_line(settings):

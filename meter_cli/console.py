@@ -23,6 +23,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str, ensure_ascii=False))
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 day`, `1,234 days`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def progress(unit: str) -> Progress:
     """A progress bar on standard error that counts `unit` and vanishes from logs and pipes."""
     return Progress(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meter_cli.console import err, out, print_json
+from meter_cli.console import counted, err, out, print_json
 from metering.errors import MetersError
 from metering.s3 import probe_store
 from metering.settings import Settings, load_settings
@@ -32,8 +32,7 @@ def backfill(
     if as_json:
         print_json(result)
         return
-    days = f"{result['days']:,} {'day' if result['days'] == 1 else 'days'}"
-    out.print(f"Materialized {days} in run {result['run_id']} ({result['seconds']:.1f} s)")
+    out.print(f"Materialized {counted(result['days'], 'day')} in run {result['run_id']} ({result['seconds']:.1f} s)")
     for warning in result["warnings"][:MAX_WARNINGS]:
         out.print(f"[yellow]![/] {warning}", soft_wrap=True)
     if len(result["warnings"]) > MAX_WARNINGS:

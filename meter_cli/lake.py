@@ -9,7 +9,7 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from meter_cli.console import err, out, print_json, progress
+from meter_cli.console import counted, err, out, print_json, progress
 from metering.settings import load_settings
 from metering.store import connect
 
@@ -109,5 +109,5 @@ def _report(days: "list[LakeDay]", done: str, *, as_json: bool) -> None:
 
 def _in_all(days: "Iterable[LakeDay]") -> str:
     days = list(days)
-    count = f"{len(days):,} {'day' if len(days) == 1 else 'days'}"
-    return f"{count}, {sum(day.rows for day in days):,} readings, {decimal(sum(day.size for day in days))}"
+    rows, size = sum(day.rows for day in days), sum(day.size for day in days)
+    return f"{counted(len(days), 'day')}, {counted(rows, 'reading')}, {decimal(size)}"

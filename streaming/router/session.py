@@ -28,7 +28,7 @@ same. What Spark runs for each batch or start does not, and compiling it took mo
 gave back."""
 
 YOUNG = "-Xmn256m"
-"""Where new objects live: of this size from the start, instead of growing to a third of the heap over hours."""
+"""Where new objects live: of one size, instead of growing while the router has nothing to do."""
 
 CONNECT_VARIABLES = ("SPARK_CONNECT_MODE_ENABLED", "SPARK_REMOTE", "SPARK_LOCAL_REMOTE", "SPARK_API_MODE")
 
