@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from kafka.admin import KafkaAdminClient
+from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import CoordinatorNotAvailableError
 from pymongo import MongoClient
 
@@ -21,6 +22,7 @@ from metering.errors import MetersError
 from metering.settings import Settings
 from metering.store import connect, ensure_collections
 from streaming.batch import Counts
+from streaming.ingest import POLL_SECONDS
 
 WAIT_SECONDS = 60
 
@@ -159,6 +161,33 @@ def test_nothing_is_stored_while_the_group_shares_out_its_partitions_anew(pipe: 
             wait_for(lambda: pipe.committed() == 51, WAIT_SECONDS, "what was left is read again")
         finally:
             ingest.stop()
+        assert running.result().stored == pipe.stored_count() == 51
+
+
+def test_a_rejoin_that_lasts_longer_than_a_poll_is_not_forgotten(pipe: Pipe, monkeypatch: pytest.MonkeyPatch):
+    """Only new metadata asks for this one: neither a member that comes or goes nor an error does."""
+    share_out = RangePartitionAssignor.assign
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(3 * POLL_SECONDS)
+        return share_out(*arguments)
+
+    (topic,), admin = pipe.feed.topics, KafkaAdminClient(bootstrap_servers=pipe.settings.kafka)
+    ingest = pipe.new_ingest()
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(ingest.run)
+        try:
+            wait_for(lambda: assigned(pipe), WAIT_SECONDS, "it has partitions")
+            pipe.send([electricity("em1", 0)])
+            wait_for(lambda: pipe.committed() == 1, WAIT_SECONDS, "it works")
+            monkeypatch.setattr(RangePartitionAssignor, "assign", staticmethod(slowly))
+            admin.create_partitions({topic: 2 * pipe.settings.kafka_partitions})
+            pipe.send(electricity(f"em{number}", 1) for number in range(50))
+            ingest._consumer.topics()  # has it look for new partitions now, instead of in some minutes
+            wait_for(lambda: pipe.committed() == 51, WAIT_SECONDS, "it reads all partitions")
+        finally:
+            ingest.stop()
+            admin.close()
         assert running.result().stored == pipe.stored_count() == 51
 
 

@@ -97,6 +97,19 @@ def ensure_topics(settings: Settings, *topics: str, max_message_bytes: int | Non
             admin.close()
 
 
+class _Consumer(KafkaConsumer):
+    """A KafkaConsumer that carries every rejoin through."""
+
+    _coordinator: Any  # pyright's stubs describe kafka-python 2
+
+    def poll(self, *arguments: Any, **options: Any) -> Any:
+        # kafka-python 3.0.12 forgets a rejoin that only new metadata asked for, when it lasts longer than one poll: the
+        # member takes part in its group no more, and polls for nothing for ever.
+        if self._coordinator.rejoining:
+            self._coordinator.request_rejoin()
+        return super().poll(*arguments, **options)
+
+
 def open_consumer(settings: Settings, *, group: str | None, **options: Any) -> KafkaConsumer:
     """A consumer, not yet subscribed, that starts at the earliest offset and commits only when told to.
 
@@ -106,7 +119,7 @@ def open_consumer(settings: Settings, *, group: str | None, **options: Any) -> K
         options: further options of KafkaConsumer.
     """
     with kafka_errors(settings):
-        return KafkaConsumer(
+        return _Consumer(
             **_client_options(settings),
             group_id=group,
             enable_auto_commit=False,
