@@ -1,5 +1,6 @@
 """Helpers of the tests: waiting for conditions, free ports, the `meters` command, GraphQL. No fixtures here."""
 
+import itertools
 import json
 import os
 import random
@@ -9,8 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,13 +46,26 @@ def answers_http(url: str) -> bool:
     return True
 
 
+def _own_ports() -> Iterator[int]:
+    """Ports that neither other processes of the tests nor the system, for whoever lets it choose, give away."""
+    process = os.environ.get("PYTEST_XDIST_WORKER", "gw-1").removeprefix("gw")
+    first, count = 10_000 + 2_000 * ((int(process) + 1) % 5), 2_000
+    begin = random.randrange(count)  # noqa: S311 - no secret: another session's may begin elsewhere
+    return itertools.cycle(first + (begin + each) % count for each in range(count))
+
+
+_ports = _own_ports()
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on, all different."""
-    with ExitStack() as sockets:
-        found = [sockets.enter_context(socket.socket()) for _ in range(count)]
-        for each in found:
-            each.bind((LOOPBACK, 0))
-        return [each.getsockname()[1] for each in found]
+    """Ports of the loopback that nobody listens on, all different; none comes again soon, though it stays free."""
+    found: list[int] = []
+    while len(found) < count:
+        port = next(_ports)
+        with suppress(OSError), socket.socket() as each:
+            each.bind((LOOPBACK, port))
+            found.append(port)
+    return found
 
 
 def free_block(count: int) -> int:

@@ -19,6 +19,8 @@ from metering.store import FAULTS
 from streaming.ledger import load_ledgers
 from streaming.simulation_options import SimulationOptions, history_window
 
+pytestmark = pytest.mark.timeout(600)  # two demos
+
 
 @pytest.fixture
 def own(stack: LocalStack) -> Iterator[Settings]:

@@ -13,6 +13,8 @@ from meter_assets_tests.support import ask, meters, wait_for
 from metering.local_days import InForce, LocalDay
 from metering.settings import Settings
 
+pytestmark = pytest.mark.timeout(600)  # the first one's time is the stack's and a backfill's, too
+
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=2)
 FIRST, SECOND = date(2024, 5, 1), date(2024, 5, 20)
