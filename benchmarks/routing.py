@@ -32,7 +32,7 @@ WARM_SECONDS = 60
 """Of the same load before latencies count: Java compiles what runs for each reading, on either side."""
 BACKLOG = 1_000_000
 DRAIN_ROUNDS = 7
-"""Of several seconds each, whose rates differ by a tenth."""
+"""Of several seconds each, whose rates differ by a fifth."""
 IDLE_SECONDS = 600
 BATCH_SECONDS = 60
 """Shorter than the router's default of five minutes, so that the run has batch ends in it."""

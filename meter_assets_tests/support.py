@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,8 +48,8 @@ def answers_http(url: str) -> bool:
 
 def _own_ports() -> Iterator[int]:
     """Ports that neither other processes of the tests nor the system, for whoever lets it choose, give away."""
-    process = os.environ.get("PYTEST_XDIST_WORKER", "gw-1").removeprefix("gw")
-    first, count = 10_000 + 2_000 * ((int(process) + 1) % 5), 2_000
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw-1").removeprefix("gw"))
+    first, count = 10_000 + 2_000 * ((process + 1) % 5), 2_000
     begin = random.randrange(count)  # noqa: S311 - no secret: another session's may begin elsewhere
     return itertools.cycle(first + (begin + each) % count for each in range(count))
 
@@ -69,16 +69,11 @@ def free_ports(count: int) -> list[int]:
 
 
 def free_block(count: int) -> int:
-    """The first of that many free ports in a row, below those that the system gives to outgoing connections."""
+    """The first of that many free ports in a row."""
     while True:
-        first = random.randrange(20_000, 30_000)  # noqa: S311 - no secret
-        try:
-            with ExitStack() as sockets:
-                for port in range(first, first + count):
-                    sockets.enter_context(socket.socket()).bind((LOOPBACK, port))
-            return first
-        except OSError:
-            continue
+        found = free_ports(count)
+        if found[-1] - found[0] == count - 1:
+            return found[0]
 
 
 def settings_for(home: Path, **changes: object) -> Settings:

@@ -5,8 +5,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from metering.errors import MetersError
 from metering.settings import Settings
 from metering.store import connect, ensure_collections
 from streaming.batch import Counts
-from streaming.ingest import POLL_SECONDS
+from streaming.ingest import POLL_SECONDS, Ingest
 
 WAIT_SECONDS = 60
 
@@ -146,22 +146,15 @@ def test_nothing_is_stored_while_the_group_shares_out_its_partitions_anew(pipe: 
         return in_rebalance()
 
     ingest._in_rebalance = counted
-    with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(ingest.run)
-        try:
-            wait_for(lambda: assigned(pipe), WAIT_SECONDS, "it has partitions")
-            pipe.send([electricity("em1", 0)])
-            wait_for(lambda: pipe.committed() == 1, WAIT_SECONDS, "it works")
-            ingest._rebalance.on_partitions_revoked(set())
-            before = len(polls)
-            pipe.send(electricity("em1", second) for second in range(1, 51))
-            wait_for(lambda: len(polls) > before + 20, WAIT_SECONDS, "it has polled again and again")
-            assert (pipe.stored_count(), pipe.committed()) == (1, 1)
-            ingest._rebalance.on_partitions_assigned(set())
-            wait_for(lambda: pipe.committed() == 51, WAIT_SECONDS, "what was left is read again")
-        finally:
-            ingest.stop()
-        assert running.result().stored == pipe.stored_count() == 51
+    with at_work(pipe, ingest) as running:
+        ingest._rebalance.on_partitions_revoked(set())
+        before = len(polls)
+        pipe.send(electricity("em1", second) for second in range(1, 51))
+        wait_for(lambda: len(polls) > before + 20, WAIT_SECONDS, "it has polled again and again")
+        assert (pipe.stored_count(), pipe.committed()) == (1, 1)
+        ingest._rebalance.on_partitions_assigned(set())
+        wait_for(lambda: pipe.committed() == 51, WAIT_SECONDS, "what was left is read again")
+    assert running.result().stored == pipe.stored_count() == 51
 
 
 def test_a_rejoin_that_lasts_longer_than_a_poll_is_not_forgotten(pipe: Pipe, monkeypatch: pytest.MonkeyPatch):
@@ -174,21 +167,27 @@ def test_a_rejoin_that_lasts_longer_than_a_poll_is_not_forgotten(pipe: Pipe, mon
 
     (topic,), admin = pipe.feed.topics, KafkaAdminClient(bootstrap_servers=pipe.settings.kafka)
     ingest = pipe.new_ingest()
+    with closing(admin), at_work(pipe, ingest) as running:
+        monkeypatch.setattr(RangePartitionAssignor, "assign", staticmethod(slowly))
+        admin.create_partitions({topic: 2 * pipe.settings.kafka_partitions})
+        pipe.send(electricity(f"em{number}", 1) for number in range(50))
+        ingest._consumer.topics()  # has it look for new partitions now, instead of in some minutes
+        wait_for(lambda: pipe.committed() == 51, WAIT_SECONDS, "it reads all partitions")
+    assert running.result().stored == pipe.stored_count() == 51
+
+
+@contextmanager
+def at_work(pipe: Pipe, ingest: Ingest) -> Iterator[Future[Counts]]:
+    """Ingest in a thread, with one reading stored and committed; stopped at the end of the block."""
     with ThreadPoolExecutor(1) as thread:
         running = thread.submit(ingest.run)
         try:
             wait_for(lambda: assigned(pipe), WAIT_SECONDS, "it has partitions")
             pipe.send([electricity("em1", 0)])
             wait_for(lambda: pipe.committed() == 1, WAIT_SECONDS, "it works")
-            monkeypatch.setattr(RangePartitionAssignor, "assign", staticmethod(slowly))
-            admin.create_partitions({topic: 2 * pipe.settings.kafka_partitions})
-            pipe.send(electricity(f"em{number}", 1) for number in range(50))
-            ingest._consumer.topics()  # has it look for new partitions now, instead of in some minutes
-            wait_for(lambda: pipe.committed() == 51, WAIT_SECONDS, "it reads all partitions")
+            yield running
         finally:
             ingest.stop()
-            admin.close()
-        assert running.result().stored == pipe.stored_count() == 51
 
 
 def assigned(pipe: Pipe) -> list[Any]:

@@ -14,6 +14,7 @@ from kafka.admin import KafkaAdminClient
 
 from local_stack import LocalStack
 from local_stack.jars import fetch_jars
+from meter_assets.routing.decision import HEARTBEAT_SECONDS
 from meter_assets_tests.router_support import City
 from meter_assets_tests.support import read_topic, settings_for, wait_for
 from metering.settings import DEAD_LETTERS_TOPIC, READINGS_TOPIC, Settings
@@ -154,7 +155,9 @@ def test_killed_under_load_with_the_broker_it_loses_and_repeats_nothing(city: Ci
         own_stack.kill("kafka")
         killed_at = datetime.now(UTC)
         # A client that waits for the broker must not keep the router from saying that it lives.
-        wait_for(lambda: router.heartbeat()["at"] > killed_at + timedelta(seconds=8), 20, "heartbeats go on")
+        wait_for(
+            lambda: router.heartbeat()["at"] > killed_at + timedelta(seconds=8), HEARTBEAT_SECONDS, "heartbeats go on"
+        )
         own_stack.start_service("kafka")
         city.send(until="2024-05-22")
         city.wait_exactly_the_injected()
