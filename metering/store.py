@@ -12,6 +12,7 @@ from pymongo.uri_parser import parse_uri
 
 from metering.errors import MetersError, ServiceAwayError
 from metering.fault_event import FAULT_DOCUMENT_SCHEMA
+from metering.lost_messages import LOST_MESSAGES
 from metering.reading import DOCUMENT_SCHEMA
 from metering.registry import METERS
 from metering.settings import CHANNELS, Settings
@@ -68,6 +69,7 @@ _COLLECTIONS: dict[str, dict[str, Any]] = {
     INSTALLATION: {},
     LOCAL_DAYS: {},
     REVISIONS: {},
+    LOST_MESSAGES: {},
     DAILY_AVERAGES: {},
     ABNORMAL_DEVICE_SUMMARY: {},
     DAILY_CONSUMPTION: {},
@@ -83,6 +85,7 @@ _INDEXES: dict[str, list[list[tuple[str, int]]]] = {
         [("kind", 1), ("ended_at", 1)],
         *([(f"channels.{channel}.state", 1), ("created_at", 1)] for channel in CHANNELS),
     ],
+    LOST_MESSAGES: [[("found_at", 1)]],
     REVISIONS: [[("collection", 1), ("calculation_date", 1)]],
     DAILY_AVERAGES: [[("calculation_date", 1)]],
     ABNORMAL_DEVICE_SUMMARY: [[("calculation_date", 1)], [("device_id", 1), ("calculation_date", 1)]],

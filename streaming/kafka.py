@@ -140,6 +140,12 @@ def partitions_of(consumer: Any, *topics: str) -> list[TopicPartition]:
     ]
 
 
+def topic_ids(consumer: Any, *topics: str) -> dict[str, str]:
+    """Kafka's id of each topic, by name, as the client's newest metadata has it; a topic made again has another id."""
+    ids = {topic: consumer._client.cluster.topic_id(topic) for topic in topics}
+    return {topic: str(found) for topic, found in ids.items() if found is not None}
+
+
 def follow(consumer: Any, *topics: str) -> None:
     """Have the consumer read whatever comes to the topics from now on."""
     partitions = partitions_of(consumer, *topics)
