@@ -92,8 +92,7 @@ def router_session(settings: Settings, *, jars: str, partitions: int) -> Iterato
         "spark.sql.shuffle.partitions": "1",
         **SESSION_OPTIONS,
     }
-    # What dies is reported by us in one line; py4j would write a trace for every call that it then cannot make.
-    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    _silence_py4j()
     builder = SparkSession.builder
     for name, value in options.items():
         builder = builder.config(name, value)
@@ -118,8 +117,11 @@ def stop_query(query: Any) -> None:
     query.stop()
 
 
-def discard_jvm() -> int | None:
+def discard_jvm(*, at_once: bool = False) -> int | None:
     """End this process's JVM, dead or not, and have PySpark start another one with the next session.
+
+    Args:
+        at_once: do not wait for it to end by itself.
 
     Returns:
         the exit code that it had by itself; None where it had to be killed.
@@ -129,7 +131,7 @@ def discard_jvm() -> int | None:
     if gateway is not None:
         process = gateway.proc
         with suppress(subprocess.TimeoutExpired):
-            code = process.wait(LAST_BREATH_SECONDS)
+            code = process.wait(0 if at_once else LAST_BREATH_SECONDS)
         process.kill()
         process.wait()
         with suppress(Exception):
@@ -138,6 +140,17 @@ def discard_jvm() -> int | None:
     SparkContext._gateway = SparkContext._jvm = SparkContext._active_spark_context = None
     SparkSession._instantiatedSession = None
     return code
+
+
+def _silence_py4j() -> None:
+    """What dies is reported by us in one line; py4j would write a trace for every call that it then cannot make."""
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(_not_of_py4j)  # some of it goes to the root logger, which has a handler from then on
+    logging.getLogger("kafka").setLevel(logging.ERROR)
+
+
+def _not_of_py4j(record: logging.LogRecord) -> bool:
+    return "py4j" not in record.pathname
 
 
 def _quiet(spark: SparkSession) -> None:

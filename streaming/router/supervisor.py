@@ -8,6 +8,7 @@ the process is left: a stop, and what no restart can change. A router that hangs
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from py4j.protocol import Py4JError
@@ -22,6 +23,7 @@ from streaming.router.aggregates import Aggregates
 from streaming.router.failures import Failure, explain
 from streaming.router.passing import pass_over
 from streaming.router.place import FAULTS_QUERY, KnownTopic, Place
+from streaming.router.poison import Poison
 from streaming.router.progress import STALLED_SECONDS, Progress, QueryRows
 from streaming.router.queries import Queries
 from streaming.router.session import OUT_OF_MEMORY, discard_jvm, router_session
@@ -44,8 +46,11 @@ BEHIND_LOOKS = 3
 """How many looks in a row must see the topic end before the fault query's offsets: Kafka is asked from beside."""
 
 
-class SparkLostError(Exception):
-    """Spark's JVM has died, or does not answer any more."""
+STUCK_AT_POISON = Failure("it cannot get on")
+
+
+class PoisonedError(Exception):
+    """Spark is at work on what it cannot take: its JVM has to end."""
 
 
 class Supervisor:
@@ -91,6 +96,8 @@ class Supervisor:
         self._rows: QueryRows | None = None
         self._rows_before = self._batches_before = 0
         self._behind = 0
+        self._found: list[Poison] = []
+        self._searched_stall = False
         self._measured_at = self._remembered_at = time.monotonic()
 
     def run(self, partitions: int, on_progress: Callable[[Progress], None] | None) -> None:
@@ -110,12 +117,14 @@ class Supervisor:
                 try:
                     with router_session(self._settings, jars=self._jars, partitions=partitions) as spark:
                         partitions = self._session(spark, partitions, on_progress)
-                except SparkLostError:
-                    code = discard_jvm()
+                except (Py4JError, PySparkException, OSError, PoisonedError) as error:
+                    # The JVM has died, or does not answer any more, or must not go on.
+                    code = discard_jvm(at_once=isinstance(error, PoisonedError))
                     if self._stop.is_set():  # a signal to the whole process group has ended Spark before us
                         return
                     self._rows = None
-                    self._failed(FAULTS_QUERY, _lost_spark(code, self._settings), what="Spark")
+                    why = STUCK_AT_POISON if isinstance(error, PoisonedError) else _lost_spark(code, self._settings)
+                    self._failed(FAULTS_QUERY, why, what="Spark")
                     self._due = dict.fromkeys(self._names, 0.0)
                     self._stop.wait(_pause(self._failures[FAULTS_QUERY]))
         finally:
@@ -124,26 +133,23 @@ class Supervisor:
     def _session(self, spark: SparkSession, partitions: int, on_progress: Callable[[Progress], None] | None) -> int:
         """Run the queries in one Spark session until `stop`, or until the topic has other partitions; their number."""
         queries = Queries(self._settings, spark, self._place, self._aggregates)
-        try:
-            while not self._stop.is_set():
-                self._start_what_is_due(queries, spark)
-                if self._stop.wait(LOOK_SECONDS):
-                    break
-                self._bury(queries)
-                self._measure(queries)
-                self._look_after(queries)
-                if on_progress:
-                    on_progress(self._progress)
-                if self._tail.ends and len(self._tail.ends) > partitions:
-                    # Real-time mode needs a task slot per partition, and their number is fixed at the session's start.
-                    partitions = len(self._tail.ends)
-                    self._report(f"The topic has {partitions} partitions now: starts Spark again with as many tasks")
-                    self._forget(queries)
-                    return partitions
-            self._progress.state = "stopping"
-            queries.stop(*reversed(self._names))
-        except (Py4JError, PySparkException, OSError) as error:
-            raise SparkLostError from error
+        while not self._stop.is_set():
+            self._start_what_is_due(queries, spark)
+            if self._stop.wait(LOOK_SECONDS):
+                break
+            self._bury(queries)
+            self._measure(queries)
+            self._look_after(queries)
+            if on_progress:
+                on_progress(self._progress)
+            if self._tail.ends and len(self._tail.ends) > partitions:
+                # Real-time mode needs a task slot per partition, and their number is fixed at the session's start.
+                partitions = len(self._tail.ends)
+                self._report(f"The topic has {partitions} partitions now: starts Spark again with as many tasks")
+                self._forget(queries)
+                return partitions
+        self._progress.state = "stopping"
+        queries.stop(*reversed(self._names))
         return partitions
 
     def _start_what_is_due(self, queries: Queries, spark: SparkSession) -> None:
@@ -163,6 +169,9 @@ class Supervisor:
             del self._due[name]
             self._started_at[name] = time.monotonic()
             if name == FAULTS_QUERY:
+                self._searched_stall = False
+                if self._progress.moved_at is None:
+                    self._progress.moved()
                 self._rows = QueryRows(spark, query, self._place.position(name) or {})
 
     def _prepare(self, due: list[str], queries: Queries, spark: SparkSession) -> list[str]:
@@ -173,12 +182,13 @@ class Supervisor:
             self._must_settle = False
             due = list(self._names)
         if self._must_search:
-            found = self._settlement.find_poison(thorough=self._searched_in_vain)
+            found = self._found + self._settlement.find_poison(thorough=self._searched_in_vain)
             self._searched_in_vain = not found
             if found:
                 self._forget(queries)
                 pass_over(self._settings, spark, self._place, queries, self._names, found)
                 due = list(self._names)
+            self._found = []
             self._must_search = False
         self._progress.lost = self._settlement.lost()
         return due
@@ -251,6 +261,7 @@ class Supervisor:
             progress.lag = tail.waiting(self._rows.begin, running, still=not moved)
         if moved or (progress.lag == 0 and not self._behind):
             progress.moved()
+            self._searched_stall = False
             if not self._due:
                 progress.problem = None
         if self._rows is not None and progress.state == "starting":
@@ -274,11 +285,21 @@ class Supervisor:
             self._remembered_at = now
             self._place.remember(KnownTopic(tail.topic_id, dict(tail.ends)))
         still = min(progress.still_seconds(), now - self._started_at[FAULTS_QUERY])
+        if progress.lag and still > STALLED_SECONDS and not self._searched_stall:
+            self._searched_stall = True
+            self._search_stall()
         if progress.lag and still > STUCK_SECONDS:
             self._forget(queries)
             self._failed(
                 FAULTS_QUERY, Failure(f"it has stood still for {STUCK_SECONDS} s with {progress.lag:,} waiting")
             )
+
+    def _search_stall(self) -> None:
+        """Look for what the fault query may be unable to pass. Java takes minutes to run out of memory for good."""
+        with suppress(MetersError, PyMongoError):  # neither is why it stands still, and both are reported when it ends
+            if found := self._settlement.find_poison():
+                self._found = found
+                raise PoisonedError
 
 
 def _pause(failures: int) -> int:

@@ -39,8 +39,10 @@ def pieces(codec: int, packed: bytes) -> Iterator[bytes]:
         raise UnpackError(f"codec {codec} is unknown")
     try:
         yield from _UNPACK[codec](packed)
-    except (zlib.error, zstandard.ZstdError, RuntimeError, EOFError, OSError, ValueError, struct.error) as error:
-        raise UnpackError(str(error)) from None
+    except UnpackError:
+        raise
+    except Exception as error:  # each library has errors of its own kind
+        raise UnpackError(str(error) or type(error).__name__) from None
 
 
 def _none(packed: bytes) -> Iterator[bytes]:
@@ -83,7 +85,7 @@ def _snappy_block(block: bytes) -> bytes:
     if size > MAX_SNAPPY_BYTES:
         raise UnpackError(f"a snappy block of {size:,} bytes")
     unpacked = snappy.uncompress(block)
-    return unpacked if isinstance(unpacked, bytes) else bytes(unpacked, "latin-1")
+    return unpacked if isinstance(unpacked, bytes) else unpacked.encode()  # pyright's stubs allow for text
 
 
 def _lz4(packed: bytes) -> Iterator[bytes]:
