@@ -53,6 +53,7 @@ class RawLog:
 
     # Any: pyright's stubs describe kafka-python 2.
     def __init__(self, consumer: Any, topic: str) -> None:
+        consumer.partitions_for_topic(topic)  # has the client know the leaders
         self._client = consumer._client
         self._topic = topic
 

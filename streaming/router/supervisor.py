@@ -91,7 +91,7 @@ class Supervisor:
         self._report = report
         self._due = dict.fromkeys(names, 0.0)
         self._failures = dict.fromkeys(names, 0)
-        self._started_at = dict.fromkeys(names, 0.0)
+        self._started_at: dict[str, float] = {}
         self._must_settle = self._must_search = self._searched_in_vain = False
         self._rows: QueryRows | None = None
         self._rows_before = self._batches_before = 0
@@ -122,10 +122,8 @@ class Supervisor:
                     code = discard_jvm(at_once=isinstance(error, PoisonedError))
                     if self._stop.is_set():  # a signal to the whole process group has ended Spark before us
                         return
-                    self._rows = None
                     why = STUCK_AT_POISON if isinstance(error, PoisonedError) else _lost_spark(code, self._settings)
-                    self._failed(FAULTS_QUERY, why, what="Spark")
-                    self._due = dict.fromkeys(self._names, 0.0)
+                    self._failed(*self._names, failure=why, line="Spark died")
                     self._stop.wait(_pause(self._failures[FAULTS_QUERY]))
         finally:
             self._tail.stop()
@@ -161,8 +159,8 @@ class Supervisor:
             due = self._prepare(due, queries, spark)
         except (MetersError, PyMongoError) as error:
             known = error if isinstance(error, MetersError) else mongo_unavailable(self._settings, error)
-            for name in due:
-                self._failed(name, Failure(known.message, service=True))
+            failure = Failure(known.message, service=True)
+            self._failed(*due, failure=failure, line=f"Cannot start the {' and '.join(due)} query now")
             return
         for name in due:
             query = queries.start(name)
@@ -216,26 +214,28 @@ class Supervisor:
             if failure.fatal:
                 raise MetersError(f"The {name} query died: {failure.why}", fix=failure.fatal)
             queries.stop(name)
-            self._failed(name, failure)
+            self._failed(name, failure=failure, line=f"The {name} query died")
 
-    def _failed(self, name: str, failure: Failure, *, what: str = "") -> None:
-        """Have the query start again after a pause, and note what has to be looked at before."""
-        if time.monotonic() - self._started_at[name] > SOUND_SECONDS:
-            self._failures[name] = 0
-            self._searched_in_vain = False
-        self._failures[name] += 1
+    def _failed(self, *names: str, failure: Failure, line: str) -> None:
+        """Have queries start again after a pause, and note what has to be looked at before."""
+        now = time.monotonic()
+        for name in names:
+            started_at = self._started_at.pop(name, None)
+            if started_at is not None and now - started_at > SOUND_SECONDS:
+                self._failures[name] = 0
+                self._searched_in_vain = False
+            self._failures[name] += 1
+            self._due[name] = now + _pause(self._failures[name])
+            if failure.damaged:
+                self._settlement.give_up(name)
         self._progress.restarts += 1
-        pause = _pause(self._failures[name])
-        self._due[name] = time.monotonic() + pause
-        self._progress.problem = f"{what or f'The {name} query'} died: {failure.why}"
+        self._progress.problem = f"{line}: {failure.why}"
+        pause = max(_pause(self._failures[name]) for name in names)
         self._report(f"{self._progress.problem}. Starts again in {pause} s")
-        if failure.damaged:
-            self._settlement.give_up(name)
-            self._must_settle = True
         self._must_search |= not failure.service
-        if name == FAULTS_QUERY:
+        self._must_settle |= failure.damaged or FAULTS_QUERY in names
+        if FAULTS_QUERY in names:
             self._collect_rows()
-            self._must_settle = True
 
     def _measure(self, queries: Queries) -> None:
         progress, tail = self._progress, self._tail
@@ -279,7 +279,8 @@ class Supervisor:
         if self._behind >= BEHIND_LOOKS or made_again:
             self._behind = 0
             self._forget(queries)
-            self._failed(FAULTS_QUERY, Failure("its topic was deleted or made again", service=True))
+            failure = Failure("its topic was deleted or made again", service=True)
+            self._failed(FAULTS_QUERY, failure=failure, line="The faults query was stopped")
             return
         if tail.topic_id and now - self._remembered_at > REMEMBER_SECONDS:
             self._remembered_at = now
