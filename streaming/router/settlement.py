@@ -64,6 +64,7 @@ class Settlement:
         self._report = report
         self._damaged: set[str] = set()
         self._searched: Offsets = {}
+        self._reported: set[tuple[int, int]] = set()
 
     def settle(self, *, has_routed: bool = False) -> Bounds:
         """Have every query go on at an offset that Kafka has.
@@ -185,6 +186,9 @@ class Settlement:
             finally:
                 consumer.close()
         for each in found:
+            if (each.partition, each.first) in self._reported:
+                continue
+            self._reported.add((each.partition, each.first))
             where = f"offset {each.first}" if each.end == each.first + 1 else f"offsets {each.first} to {each.end - 1}"
             self._record(
                 [self._loss(bounds.topic_id, each.partition, each.first, each.end, LossReason.UNREADABLE)],

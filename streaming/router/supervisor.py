@@ -291,9 +291,8 @@ class Supervisor:
             self._search_stall()
         if progress.lag and still > STUCK_SECONDS:
             self._forget(queries)
-            self._failed(
-                FAULTS_QUERY, Failure(f"it has stood still for {STUCK_SECONDS} s with {progress.lag:,} waiting")
-            )
+            why = f"it has stood still for {STUCK_SECONDS} s with {progress.lag:,} waiting"
+            self._failed(FAULTS_QUERY, failure=Failure(why), line="The faults query was stopped")
 
     def _search_stall(self) -> None:
         """Look for what the fault query may be unable to pass. Java takes minutes to run out of memory for good."""
