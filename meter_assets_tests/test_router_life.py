@@ -178,8 +178,9 @@ def test_a_dead_spark_is_replaced_within_the_same_process(city: City):
         send(city, fault("em1"))
         wait_stored(city, "em1")
         beat = router.wait_running()
-        assert (beat["restarts"], beat["pid"]) == (1, router.process.pid)
+        assert beat["pid"] == router.process.pid
         log = router.stop()
+        assert beat["restarts"] == 1, log
     assert "Traceback" not in log
     assert "Spark died: its process ended with code -9. Starts again in 1 s" in log
 
