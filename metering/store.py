@@ -3,11 +3,13 @@
 Who reads or writes what lives with the readers and writers; this module only says how the database is laid out.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pymongo import MongoClient, ReturnDocument
+from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import CollectionInvalid, ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import AutoReconnect, CollectionInvalid, ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from metering.errors import MetersError, ServiceAwayError
@@ -27,6 +29,7 @@ ALERTS = "alerts"
 ALERT_CHANNELS = "alert_channels"
 INSTALLATION = "installation"
 LOCAL_DAYS = "local_days"
+INGEST_POSITIONS = "ingest_positions"
 REVISIONS = "revisions"
 RAW_READINGS = "raw_readings"
 DAILY_AVERAGES = "daily_averages"
@@ -34,6 +37,42 @@ ABNORMAL_DEVICE_SUMMARY = "abnormal_device_summary"
 DAILY_CONSUMPTION = "daily_consumption"
 
 ANSWER_WITHIN_SECONDS = 10
+
+PASSING_CODES = frozenset(
+    {
+        *(
+            1,
+            8,
+            6,
+            7,
+            43,
+            50,
+            64,
+            79,
+            89,
+            91,
+            112,
+            133,
+            136,
+            175,
+            189,
+            202,
+            217,
+            225,
+            234,
+            237,
+            246,
+            251,
+            262,
+            290,
+            292,
+        ),
+        *(9001, 10058, 10107, 11600, 11601, 11602, 13388, 13435, 13436, 14031, 16500, 17405, 50915),
+    }
+)
+"""MongoDB's codes for what passes: inside errors, time, lost primaries, interrupted work, conflicts, and full disks
+(14031)."""
+
 NAMESPACE_EXISTS = 48
 
 # Each collection's options and secondary indexes. iot-meter is clustered by its _id, which begins with the time: one
@@ -68,6 +107,7 @@ _COLLECTIONS: dict[str, dict[str, Any]] = {
     ALERT_CHANNELS: {},
     INSTALLATION: {},
     LOCAL_DAYS: {},
+    INGEST_POSITIONS: {},
     REVISIONS: {},
     LOST_MESSAGES: {},
     DAILY_AVERAGES: {},
@@ -85,7 +125,7 @@ _INDEXES: dict[str, list[list[tuple[str, int]]]] = {
         [("kind", 1), ("ended_at", 1)],
         *([(f"channels.{channel}.state", 1), ("created_at", 1)] for channel in CHANNELS),
     ],
-    LOST_MESSAGES: [[("found_at", 1)]],
+    LOST_MESSAGES: [[("found_at", 1)], [("reader", 1), ("topic", 1), ("partition", 1)]],
     REVISIONS: [[("collection", 1), ("calculation_date", 1)]],
     DAILY_AVERAGES: [[("calculation_date", 1)]],
     ABNORMAL_DEVICE_SUMMARY: [[("calculation_date", 1)], [("device_id", 1), ("calculation_date", 1)]],
@@ -134,6 +174,11 @@ def mongo_unavailable(settings: Settings, error: PyMongoError) -> MetersError:
     )
 
 
+def is_worth_another_try(error: PyMongoError) -> bool:
+    """May the same work succeed later? Not where MongoDB refuses the user or the command itself."""
+    return isinstance(error, AutoReconnect) or (isinstance(error, OperationFailure) and error.code in PASSING_CODES)
+
+
 def keep_timezone(database: Database, timezone: str) -> None:
     """Note which zone's local days the database holds, or see that they are still of that zone.
 
@@ -171,3 +216,20 @@ def ensure_collections(database: Database) -> None:
     for name, indexes in _INDEXES.items():
         for keys in indexes:
             database[name].create_index(keys)
+
+
+def find_by_id(collection: Collection, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The documents of those ids, each found by its key.
+
+    A clustered collection answers `{_id: {$in: ids}}` by reading all of it: MongoDB uses a clustered key for equality
+    and ranges only. So each id is looked up by equality, all of them in one request.
+    """
+    if not ids:
+        return
+    pipeline = [
+        {"$documents": [{"key": each} for each in ids]},
+        {"$lookup": {"from": collection.name, "localField": "key", "foreignField": "_id", "as": "found"}},
+        {"$unwind": "$found"},
+        {"$replaceRoot": {"newRoot": "$found"}},
+    ]
+    yield from collection.database.aggregate(pipeline)
