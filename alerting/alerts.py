@@ -32,6 +32,7 @@ class Kind(StrEnum):
     METER_SPEAKS = "meter_speaks"
     LATE_READINGS = "late_readings"
     RUN_FAILED = "run_failed"
+    MESSAGES_LOST = "messages_lost"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from alerting.channels import chosen_channels
 from alerting.delivery import Delivery, deliver
 from alerting.episodes import clear_quiet_episodes, update_episodes
 from alerting.late_days import check_late_days
+from alerting.lost_messages import check_lost_messages
 from alerting.silent import check_silence
 from metering.reading import iso_utc
 from metering.settings import Settings, load_settings
@@ -36,6 +37,7 @@ _SAID = {
     Kind.METER_SPEAKS: "speaking again",
     Kind.LATE_READINGS: "late days",
     Kind.RUN_FAILED: "failed runs",
+    Kind.MESSAGES_LOST: "losses",
 }
 
 
@@ -90,6 +92,7 @@ def _look(
         raised += clear_quiet_episodes(database, settings, now)
     days, cursor.materialization = _materialized_days(instance, cursor.materialization)
     raised += check_days(database, settings, days, now)
+    raised += check_lost_messages(database, settings, now)
     checked_at = cursor.silence_checked_at
     if checked_at is None or now - checked_at >= timedelta(seconds=SILENCE_CHECK_SECONDS):
         raised += check_silence(database, settings, now)
