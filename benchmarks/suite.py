@@ -10,6 +10,7 @@ from metering.settings import load_settings
 
 BENCHMARKS: dict[str, Callable[[Bench], list[Result]]] = {
     "ingest": ingest.ingest,
+    "ingest-stored": ingest.among_stored,
     "large-day": days.large_day,
     "stored-days": days.stored_days,
     "warm-spark": days.warm_spark,
