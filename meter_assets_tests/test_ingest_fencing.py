@@ -1,4 +1,4 @@
-"""Ingest when it was silent for too long: what its group or its transaction has lost meanwhile is not lost nor doubled."""
+"""Ingest that was silent for too long: what its group or the broker took from it is neither lost nor doubled."""
 
 import random
 import signal

@@ -12,6 +12,7 @@ import zstandard
 from kafka import KafkaProducer
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
+from kafka.record.util import calc_crc32c
 
 from meter_assets_tests.ingest_support import Pipe, electricity, header, source
 from metering.settings import Settings
@@ -71,7 +72,7 @@ def test_a_bomb_is_put_aside_and_its_neighbours_are_stored(pipe: Pipe, codec: st
     assert unpacked(codec, DefaultRecordBatch(letter.value)) == len(bomb)  # the whole of it is kept
 
 
-def unpacked(codec: str, batch: DefaultRecordBatch) -> int:
+def unpacked(codec: str, batch: Any) -> int:
     """Length of the first value of a batch, by the codec's own library."""
     packed = bytes(batch._buffer[batch._pos :])
     libraries = {
@@ -149,9 +150,7 @@ def test_a_damaged_batch_is_put_aside_whole(codec: str, at: int):
 
 def resealed(raw: bytearray) -> bytes:
     """With a checksum that fits, as a broken producer would send it."""
-    batch = DefaultRecordBatch(raw)
-    from kafka.record.util import calc_crc32c
-
+    batch: Any = DefaultRecordBatch(raw)
     crc = calc_crc32c(memoryview(batch._buffer)[batch.ATTRIBUTES_OFFSET :])
     raw[batch.CRC_OFFSET : batch.CRC_OFFSET + 4] = crc.to_bytes(4, "big")
     return bytes(raw)

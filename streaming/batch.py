@@ -18,8 +18,9 @@ from pymongo.errors import AutoReconnect, BulkWriteError
 from metering.fault_event import MAX_EVENT_BYTES, fault_document, parse_fault_event
 from metering.reading import MAX_MESSAGE_BYTES, parse_reading, to_document
 from metering.settings import READINGS_TOPIC, Settings
-from metering.store import FAULTS, READINGS
-from streaming.dead_letters import DeadLetter, dead_letter_headers
+from metering.store import FAULTS, READINGS, find_by_id
+from streaming.bounded import PutAside
+from streaming.dead_letters import DeadLetter, dead_letter, dead_letter_headers
 
 DUPLICATE_KEY = 11000
 DOCUMENT_VALIDATION_FAILURE = 121
@@ -33,6 +34,7 @@ class Feed:
     """What is ingested: from which topics, into which collection, and how a message becomes a document.
 
     Args:
+        reader: its name in `iot.lost_messages`.
         parse: raises pydantic.ValidationError for a message that is not one.
         stamp: field with the time of this storing, which two copies of a message need not share, and how a record
             gives it.
@@ -44,6 +46,7 @@ class Feed:
     topics: tuple[str, ...]
     collection: str
     group: str
+    reader: str
     parse: Callable[[bytes], dict[str, Any]]
     stamp: tuple[str, Callable[[Any], datetime]]
     max_bytes: int = MAX_MESSAGE_BYTES
@@ -70,6 +73,7 @@ READINGS_FEED = Feed(
     topics=(READINGS_TOPIC,),
     collection=READINGS,
     group="meters-ingest",
+    reader="ingest",
     parse=lambda message: to_document(parse_reading(message)),
     stamp=("received_at", _arrival),
     makes_days=True,
@@ -82,6 +86,7 @@ def faults_feed(settings: Settings) -> Feed:
         topics=settings.fault_topics,
         collection=FAULTS,
         group="meters-ingest-faults",
+        reader="ingest-faults",
         parse=lambda message: fault_document(parse_fault_event(message)),
         stamp=("stored_at", _now),
         max_bytes=MAX_EVENT_BYTES,
@@ -91,13 +96,17 @@ def faults_feed(settings: Settings) -> Feed:
 
 @dataclass
 class Counts:
-    """What became of messages; `messages` = stored + duplicates + conflicts + refused."""
+    """What became of messages; `messages` = stored + duplicates + conflicts + refused.
+
+    `lost` are those that Kafka no longer had, at most; they are not among `messages`.
+    """
 
     messages: int = 0
     stored: int = 0
     duplicates: int = 0
     conflicts: int = 0
     refused: int = 0
+    lost: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -112,6 +121,7 @@ class Counts:
         self.duplicates += other.duplicates
         self.conflicts += other.conflicts
         self.refused += other.refused
+        self.lost += other.lost
         self.reasons.update(other.reasons)
 
 
@@ -121,14 +131,18 @@ class Batch:
     Args:
         feed: what they are.
         records: the consumer's records, those of a partition in their order.
+        is_settled: was this message read before, with its dead letter, if it got one, committed?
     """
 
-    def __init__(self, feed: Feed, records: Sequence[Any]) -> None:
+    def __init__(
+        self, feed: Feed, records: Sequence[Any], *, is_settled: Callable[[Any], bool] = lambda record: False
+    ) -> None:
         self.counts = Counts(messages=len(records))
         self.letters: list[DeadLetter] = []
         self.touched: set[str] = set()
         """Minutes (UTC, as an `_id` begins) of the documents that were stored, by this or an earlier attempt."""
         self._feed = feed
+        self._is_settled = is_settled
         # The first reading of each identity, and what else claims to be it; all with the message each came from.
         self._firsts: dict[str, tuple[dict[str, Any], Any]] = {}
         self._repeats: list[tuple[dict[str, Any], Any]] = []
@@ -139,6 +153,9 @@ class Batch:
     def _take(self, record: Any) -> None:
         feed = self._feed
         value = record.value
+        if isinstance(value, PutAside):
+            self._put_aside(record, value)
+            return
         if value is None:
             self._refuse(record, "empty", "EmptyMessage", "the message has no value")
             return
@@ -205,7 +222,7 @@ class Batch:
         collection: Collection, documents: list[dict[str, Any]], failures: list[dict[str, Any]]
     ) -> dict[str, dict[str, Any]]:
         seen = [documents[failure["index"]]["_id"] for failure in failures if failure["code"] == DUPLICATE_KEY]
-        return {document["_id"]: document for document in collection.find({"_id": {"$in": seen}})} if seen else {}
+        return {document["_id"]: document for document in find_by_id(collection, seen)}
 
     def _judge(self, document: dict[str, Any], record: Any, kept: dict[str, Any]) -> None:
         stamp, _ = self._feed.stamp
@@ -220,7 +237,19 @@ class Batch:
     def _refuse_by_database(self, record: Any, message: str) -> None:
         self._refuse(record, "refused_by_database", "DocumentValidationFailure", message)
 
-    def _refuse(self, record: Any, reason: str, error_class: str, message: str) -> None:
+    def _put_aside(self, record: Any, aside: PutAside) -> None:
+        self.counts.messages += aside.messages - 1  # it stands for so many
+        self._refuse(
+            record._replace(offset=aside.first, value=aside.raw),
+            *("unreadable", "UnreadableBatch", f"{aside.messages} messages cannot be unpacked: {aside.reason}"),
+            messages=aside.messages,
+        )
+
+    def _refuse(self, record: Any, reason: str, error_class: str, message: str, *, messages: int = 1) -> None:
+        counts = self.counts
+        if self._is_settled(record):
+            counts.duplicates += messages
+            return
         headers = dead_letter_headers(
             topic=record.topic,
             partition=record.partition,
@@ -230,12 +259,14 @@ class Batch:
             error_class=error_class,
             message=message,
         )
-        self.letters.append(DeadLetter(key=record.key, value=record.value, headers=headers))
-        self.counts.reasons[reason] += 1
+        if messages > 1:
+            headers = [*headers, ("messages", str(messages).encode())]
+        self.letters.append(dead_letter(record.key, record.value, headers))
+        counts.reasons[reason] += messages
         if reason == "conflict":
-            self.counts.conflicts += 1
+            counts.conflicts += messages
         else:
-            self.counts.refused += 1
+            counts.refused += messages
 
 
 def _raise_if_worth_another_try(error: BulkWriteError) -> None:

@@ -11,14 +11,18 @@ from typing import Any, Self
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import (
+    AuthorizationError,
     KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    SaslAuthenticationFailedError,
     TopicAlreadyExistsError,
+    UnsupportedVersionError,
 )
 from kafka.structs import TopicPartition
 
-from metering.errors import MetersError
+from metering.errors import MetersError, ServiceAwayError
 from metering.settings import Settings
 
 ANSWER_WITHIN_SECONDS = 10
@@ -35,8 +39,21 @@ FLUSH_WITHIN_SECONDS = DELIVER_WITHIN_SECONDS + ANSWER_WITHIN_SECONDS
 Headers = Sequence[tuple[str, bytes]]
 
 
-def _unavailable(settings: Settings) -> MetersError:
+LASTING_ERRORS = (AuthorizationError, SaslAuthenticationFailedError, UnsupportedVersionError, MessageSizeTooLargeError)
+"""What another try does not change."""
+
+
+def kafka_error(settings: Settings, error: KafkaError) -> MetersError:
+    """The line for an error of kafka-python."""
+    if isinstance(error, (KafkaConnectionError, KafkaTimeoutError)):
+        return _unavailable(settings)
     return MetersError(
+        f"Kafka at {settings.kafka} refused: {str(error) or type(error).__name__}", fix="Read the broker's log"
+    )
+
+
+def _unavailable(settings: Settings) -> MetersError:
+    return ServiceAwayError(
         f"Kafka does not answer at {settings.kafka}",
         fix="Start the local stack with `meters up` or set METERS_KAFKA_BOOTSTRAP",
     )
@@ -47,10 +64,8 @@ def kafka_errors(settings: Settings) -> Iterator[None]:
     """Turn kafka-python's exceptions into the one line that a user needs."""
     try:
         yield
-    except (KafkaConnectionError, KafkaTimeoutError) as error:
-        raise _unavailable(settings) from error
     except KafkaError as error:
-        raise MetersError(f"Kafka at {settings.kafka} refused: {error}", fix="Read the broker's log") from error
+        raise kafka_error(settings, error) from error
 
 
 def _client_options(settings: Settings) -> dict[str, Any]:
@@ -123,11 +138,10 @@ def open_consumer(settings: Settings, *, group: str | None, **options: Any) -> K
             **_client_options(settings),
             group_id=group,
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
             isolation_level="read_committed",
             allow_auto_create_topics=False,
             session_timeout_ms=SESSION_SECONDS * 1000,
-            **options,
+            **{"auto_offset_reset": "earliest", **options},
         )
 
 
