@@ -30,6 +30,9 @@ OLD, NEW = "old-id", "new-id"
         (Position(NEW, 20, 20, 50), Kept(NEW, 0, 50, 20), 20, []),
         (Position(NEW, 20, 10, 50), Kept(NEW, 0, 50, 10), 10, []),
         (Position(NEW, 20, 20, 50), Kept(NEW, 35, 50, 20), 35, [(20, 35, "retention")]),
+        (Position(NEW, 20, 10, 50), Kept(NEW, 35, 50, 10), 35, [(10, 35, "retention")]),
+        (Position(NEW, 35, 35, 50), Kept(NEW, 35, 50, 20), 35, []),  # killed after it had found the loss
+        (Position(NEW, 20, 20, 50), Kept(NEW, 10, 50, 0), 10, []),  # moved back to what is gone, and was read
         (Position(NEW, 20, 20, 50), Kept(NEW, 0, 50, 50), 50, [(20, 50, "offsets_moved")]),
         (Position(NEW, 20, 20, 50), Kept(NEW, 45, 50, 40), 45, [(20, 40, "offsets_moved"), (40, 45, "retention")]),
         (Position(NEW, 20, 20, 50), Kept(NEW, 0, 50, 0), 0, []),

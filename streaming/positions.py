@@ -79,8 +79,9 @@ def resume(reader: str, tp: TopicPartition, known: Position | None, kept: Kept) 
         if not known or start <= stored:
             settled = max(settled, start)  # a commit carries its dead letters
     if start < kept.first:
-        lost += loss(start, kept.first, LossReason.RETENTION)
+        lost += loss(max(start, settled), kept.first, LossReason.RETENTION)
         start = kept.first
+        settled = max(settled, start)
     start = min(start, kept.end)  # a broker that lost its newest messages gives their offsets to others
     return Position(kept.topic_id, start, min(settled, kept.end), kept.end), lost
 
