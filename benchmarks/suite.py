@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks import days, ingest, kills, routing, scaling, year
+from benchmarks import days, ingest, kills, routing, scaling, soak, year
 from benchmarks.measure import Bench, Report, Result, machine
 from benchmarks.stack import own_stack
 from metering.settings import load_settings
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[Bench], list[Result]]] = {
     "routing-idle": routing.idle,
     "routing-kills": kills.kills,
     "scaling": scaling.scaling,
+    "soak": soak.soak,
 }
 
 QUICK = 0.1

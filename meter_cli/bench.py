@@ -14,8 +14,8 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Only ingest, large-day, stored-days, warm-spark, year, routing, routing-idle, routing-kills or "
-            "scaling; repeatable.",
+            help="Only ingest, ingest-stored, large-day, stored-days, warm-spark, year, routing, routing-idle, "
+            "routing-kills, scaling or soak; repeatable.",
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the sizes, which the goals are not for.")] = False,
