@@ -23,6 +23,8 @@ from streaming.router.messages import SESSION_OPTIONS, fault_messages, readings
 
 ARRIVED = datetime(2024, 5, 18, 12, tzinfo=UTC)
 
+parse = READINGS_FEED.parse
+
 _EVERY_READING = FaultRule(
     id="every_reading",
     version=1,
@@ -97,7 +99,7 @@ def by_ingest(value: bytes | None) -> Judged | None:
     if value is None or len(value) > READINGS_FEED.max_bytes:
         return None
     try:
-        document = READINGS_FEED.parse(value)
+        document = parse(value)
     except ValidationError:
         return None
     return _judged(document, document)
