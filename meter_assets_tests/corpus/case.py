@@ -42,7 +42,7 @@ class Case:
     stored: Mapping[str, Any] = field(default_factory=dict)
     schema_misses: bool = False
     key: bytes | None = b"corpus"
-    headers: tuple[tuple[str, bytes | None], ...] = ()
+    headers: tuple[tuple[str, bytes], ...] = ()
     codec: str | None = None
 
     @property

@@ -79,7 +79,6 @@ KEYS = [
 HEADERS = [
     replace(case, headers=headers)
     for name, headers in {
-        "null": (("trace", None),),
         "empty": (("trace", b""),),
         "empty name": (("", b"x"),),
         "no UTF-8": (("trace", b"\xff\xfe"),),
