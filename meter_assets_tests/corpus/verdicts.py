@@ -70,14 +70,17 @@ _AS_IN_A_STREAM = {
 def router_options(spark: SparkSession) -> Iterator[None]:
     """The session as the router sets it up."""
     options = {**SESSION_OPTIONS, **_AS_IN_A_STREAM}
-    before = {name: spark.conf.get(name, "") or "" for name in options}
+    before = {name: spark.conf.get(name, None) for name in options}
     for name, value in options.items():
         spark.conf.set(name, value)
     try:
         yield
     finally:
         for name, value in before.items():
-            spark.conf.set(name, value)
+            if value is None:
+                spark.conf.unset(name)
+            else:
+                spark.conf.set(name, value)
 
 
 def arrived(spark: SparkSession, values: Sequence[bytes | None], at: datetime = ARRIVED) -> DataFrame:
