@@ -10,15 +10,16 @@ GUARDED = "local_stack.dagster_webserver"
 
 def main() -> None:
     """Run `dagster dev`; where it starts `python -m dagster_webserver`, start our own module with the same options."""
-    start: Any = dev.open_ipc_subprocess
+    module: Any = dev
+    start = module.open_ipc_subprocess
 
     def start_guarded(command: list[str], **options: Any) -> Any:
-        _, flag, module, *arguments = command
-        if flag != "-m" or module not in (WEBSERVER, DAEMON):  # a later version: better none than an open one
+        _, flag, name, *arguments = command
+        if flag != "-m" or name not in (WEBSERVER, DAEMON):  # a later version: better none than an open one
             raise RuntimeError(f"`dagster dev` starts {command[:3]}, which local_stack/dagster_dev.py does not know")
-        return start([*command[:2], GUARDED if module == WEBSERVER else module, *arguments], **options)
+        return start([*command[:2], GUARDED if name == WEBSERVER else name, *arguments], **options)
 
-    dev.open_ipc_subprocess = start_guarded
+    module.open_ipc_subprocess = start_guarded
     dev.dev_command(auto_envvar_prefix="DAGSTER_CLI_DEV", prog_name="dagster dev")
 
 

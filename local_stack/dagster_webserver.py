@@ -5,15 +5,11 @@ are the names that it answers for and what is particular to its routes; the rest
 """
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from metering.errors import MetersError
 from metering.settings import Settings, load_settings
 from webguard import AllowedHosts, Guard, Headers, Refusal, Scope
-
-NOTEBOOKS = ("/notebook", "/dagit/notebook")
-"""They show any notebook on the disk as a page of the UI's own origin, with what scripts are in it."""
 
 
 def allowed_hosts(settings: Settings) -> AllowedHosts:
@@ -23,20 +19,21 @@ def allowed_hosts(settings: Settings) -> AllowedHosts:
 
 def queries_by_post(scope: Scope, headers: Headers) -> Refusal | None:
     """GraphQL in a URL is refused, queries too: the UI sends none. /graphql itself is a page, to try queries out on."""
-    if _route(scope) == "/graphql" and scope["method"] != "POST" and scope["query_string"]:
+    if _is_at(scope, "/graphql") and scope["method"] != "POST" and scope["query_string"]:
         return Refusal(405, "GraphQL in a URL is refused. Send POST with content type application/json", allow="POST")
     return None
 
 
 def no_notebooks(scope: Scope, headers: Headers) -> Refusal | None:
-    """The routes for notebooks, of which we have none."""
-    if _route(scope) in NOTEBOOKS:
+    """The routes that show any notebook of the disk, as a page of the UI's own origin with what scripts are in it."""
+    if _is_at(scope, "/notebook"):
         return Refusal(403, "Notebooks are not served here. Open the file with Jupyter")
     return None
 
 
-def _route(scope: Scope) -> str:
-    return scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
+def _is_at(scope: Scope, route: str) -> bool:
+    """Does the request go there? Also below a --path-prefix."""
+    return scope["path"].rstrip("/").endswith(route)
 
 
 def guarded(app: Any, settings: Settings) -> Guard:
@@ -46,18 +43,19 @@ def guarded(app: Any, settings: Settings) -> Guard:
 
 def main() -> None:
     """Run dagster-webserver's own command line, with the guard around the application that it serves."""
-    from dagster_webserver import cli
-
     try:
         settings = load_settings()
     except MetersError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    from dagster_webserver import cli as webserver
+
+    cli: Any = webserver
     # There is no option for an ASGI wrapper. Should a later version not make its application by this name, the line
-    # fails, and test_webguard.py does.
-    create: Callable[..., Any] = cli.create_app_from_workspace_process_context
+    # fails, and so does test_guarded_webserver.py.
+    create = cli.create_app_from_workspace_process_context
     cli.create_app_from_workspace_process_context = lambda *args, **options: guarded(create(*args, **options), settings)
-    cli.cli(auto_envvar_prefix="DAGSTER_WEBSERVER")
+    webserver.cli(auto_envvar_prefix="DAGSTER_WEBSERVER")
 
 
 if __name__ == "__main__":

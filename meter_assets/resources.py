@@ -123,7 +123,7 @@ def _require_answer(remote: str) -> None:
 
 
 def spark_settings(settings: Settings) -> dict[str, Any]:
-    """The options of a session, by settings alone: a Connect server (the local stack's, or METERS_SPARK_REMOTE), or METERS_SPARK_MASTER."""
+    """A session's options: a Connect server (the local stack's, or METERS_SPARK_REMOTE), or METERS_SPARK_MASTER."""
     config: dict[str, Any] = {
         "spark.sql.session.timeZone": "UTC",  # every timestamp here is an instant; local days are made explicitly
         # As every reader of Parquet has it; Spark's own default is the deprecated INT96, which has no statistics.

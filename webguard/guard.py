@@ -2,7 +2,7 @@
 
 A page on the web cannot read what another server answers, but it can send it requests: by a picture, a form, a script,
 a WebSocket, or in a frame with the user's own clicks. The wrapper refuses what comes from a page that is not the
-application's own. Programs send no Origin, so scripts work as before; whoever can start programs needs no browser.
+application's own. Programs send no Origin, so scripts work as before.
 
 - Host: only names that are meant, so that no foreign name can be pointed here (DNS rebinding): 421.
 - Origin, on HTTP and at a WebSocket's handshake: the page's own host only; `null` is none: 403.
@@ -103,28 +103,23 @@ class Guard:
         headers = Headers(scope)
         host = Authority.of(headers.get("host"))
         if host is None or not self._hosts.has(host):
-            return Refusal(
-                421,
-                f"The host {_quoted(headers.get('host'))} is not this server's. If it is meant, add it to {SETTING}",
-            )
-        if origins := headers.all("origin"):
-            for origin in origins:
-                if not self._hosts.may_use(origin, host):
-                    return Refusal(
-                        403,
-                        f"Pages of {_quoted(origin)} may not use this server. If they may, add their host to {SETTING}",
-                    )
-        elif not _is_own_or_opened(scope, headers):
+            named = _quoted(headers.get("host"))
+            return Refusal(421, f"The host {named} is not this server's. If it is meant, add it to {SETTING}")
+        origins = headers.all("origin")
+        for origin in origins:
+            if not self._hosts.may_use(origin, host):
+                page = _quoted(origin)
+                return Refusal(
+                    403, f"Pages of {page} may not use this server. If they may, add their host to {SETTING}"
+                )
+        if not origins and not _is_own_or_opened(scope, headers):
             return Refusal(
                 403,
-                "Pages of other sites may link to this server, and not load, embed or send anything. Open it in a tab "
-                f"of its own; hosts that it answers for are in {SETTING}",
+                "A page of another site may link to this server, but not load, embed or send anything. Open it in a "
+                f"tab of its own; {SETTING} names the hosts that it answers for",
             )
-        if scope["type"] == "http":
-            for rule in self._rules:
-                if refusal := rule(scope, headers):
-                    return refusal
-        return None
+        rules = self._rules if scope["type"] == "http" else ()
+        return next((refusal for rule in rules if (refusal := rule(scope, headers))), None)
 
 
 def _is_own_or_opened(scope: Scope, headers: Headers) -> bool:
