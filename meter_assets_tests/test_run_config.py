@@ -1,5 +1,6 @@
 """What a run's own configuration may set: a short list of typed, harmless values, and nothing that runs code."""
 
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import dagster as dg
 import pytest
 from dagster_pyspark import LazyPySparkResource
 
+from meter_assets.dead_runs import PROCESS_TAG, end_dead_runs
 from meter_assets.definitions import defs
 from meter_assets.resources import all_resources, spark_settings
 from metering.settings import Settings
@@ -119,3 +121,12 @@ def test_spark_is_dagster_pysparks_resource_with_the_options_of_the_settings():
     own = Settings(spark_remote=None, spark_master="local[2]", spark_jars="x.jar")
     assert spark_settings(own)["spark.jars"] == "x.jar"
     assert "spark.remote" not in spark_settings(own)
+
+
+@pytest.mark.parametrize("tag", ["", "x", f"{socket.gethostname()} x y", f"{socket.gethostname()} -1 0.00"])
+def test_a_run_with_a_tag_of_ours_that_was_written_by_hand_stands_in_nobodys_way(tag: str):
+    """The sensor of late readings looks at every unfinished run's."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = defs.resolve_job_def("fault_routing_job")
+        instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={PROCESS_TAG: tag})
+        assert end_dead_runs(instance) == []

@@ -79,6 +79,7 @@ def test_one_day_is_materialized_and_three_are_backfilled(dagster: Settings):
     assert published == days
 
 
+@pytest.mark.timeout(600)
 def test_a_day_is_materialized_by_clicking_and_other_pages_are_refused(dagster: Settings):
     sent = meters(dagster, "simulate", "--days", "1", "--households", "2", "--json")
     assert sent.returncode == 0, sent.stderr
