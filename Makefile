@@ -11,6 +11,7 @@ demo: setup
 	@.venv/bin/meters demo $(ARGS)
 
 test: setup
+	@scripts/setup --browser
 	@.venv/bin/python -m local_stack.jars all > /dev/null
 	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 

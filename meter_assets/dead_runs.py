@@ -32,9 +32,10 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 
 
 def _is_gone(process: str) -> bool:
-    host, pid, created = process.rsplit(" ", 2)
-    if host != socket.gethostname():
-        return False
+    host, _, rest = process.partition(" ")
+    pid, _, created = rest.partition(" ")
+    if host != socket.gethostname() or not (pid.isascii() and pid.isdigit()):
+        return False  # another machine's, or a tag that was written by hand
     try:
         return f"{psutil.Process(int(pid)).create_time():.2f}" != created
     except psutil.NoSuchProcess:

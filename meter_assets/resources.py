@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
+from dagster_pyspark.resources import spark_session_from_config
 from grpc import RpcError
 from py4j.protocol import Py4JError
 from pydantic import PrivateAttr
@@ -40,25 +41,34 @@ READ_SLICES = 4
 """Parts that a range of readings is read in, side by side; each is one cursor over a contiguous range of the keys."""
 
 
+class NoOptions(dg.Config):
+    """What a run's configuration may set of Spark: nothing.
+
+    Spark's options name code to run (jars, plugins, JVM options, a server elsewhere). The field must exist, because
+    dagster-pyspark's resource has it; as an empty, strict type it refuses every entry when a run is launched.
+    """
+
+
 class SparkResource(LazyPySparkResource):
-    """A session opened at first use, and left with the run.
+    """A session opened at first use, and left with the run; its settings come from the environment alone.
 
     A session of the run's own is closed: left open, it holds memory in the server, and a process that ends after its
     server waits for it. The shared one stays, without what the run may have left running in it.
     """
 
+    spark_config: NoOptions = NoOptions()  # pyright: ignore[reportIncompatibleVariableOverride] (narrower on purpose)
     _tag: str = PrivateAttr(default_factory=lambda: f"run-{uuid.uuid4()}")
 
     @property
     def _remote(self) -> str:
-        return self.spark_config.get("spark.remote", "")
+        return spark_settings(load_settings()).get("spark.remote", "")
 
     def _init_session(self) -> None:
         if self._spark_session is not None:
             return
         if self._remote:
             _require_answer(self._remote)
-        super()._init_session()
+        self._spark_session = spark_session_from_config(spark_settings(load_settings()))
         session: Any = self._spark_session
         if SHARED_SESSION in self._remote:
             session.release_session_on_close = False
@@ -112,8 +122,8 @@ def _require_answer(remote: str) -> None:
         ) from error
 
 
-def pyspark_resource(settings: Settings) -> SparkResource:
-    """Spark by settings alone: a Connect server (the local stack's, or METERS_SPARK_REMOTE), or METERS_SPARK_MASTER."""
+def spark_settings(settings: Settings) -> dict[str, Any]:
+    """A session's options: a Connect server (the local stack's, or METERS_SPARK_REMOTE), or METERS_SPARK_MASTER."""
     config: dict[str, Any] = {
         "spark.sql.session.timeZone": "UTC",  # every timestamp here is an instant; local days are made explicitly
         # As every reader of Parquet has it; Spark's own default is the deprecated INT96, which has no statistics.
@@ -132,7 +142,7 @@ def pyspark_resource(settings: Settings) -> SparkResource:
         }
     else:
         config["spark.remote"] = settings.spark_remote or f"{settings.spark}/;session_id={SHARED_SESSION}"
-    return SparkResource(spark_config=config)
+    return config
 
 
 class MongoResource(dg.ConfigurableResource):
@@ -228,10 +238,27 @@ class LakeResource(dg.ConfigurableResource):
         return self._lake
 
 
-def all_resources(settings: Settings) -> dict[str, Any]:
+class NoFiles(dg.ConfigurableIOManager):
+    """In the place of Dagster's own one, which reads pickles from a folder that a run's configuration may name.
+
+    Our steps hand on nothing by Dagster: what they make is in the lake and in MongoDB.
+    """
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Take the nothing that a step returns."""
+        if obj is not None:
+            raise dg.Failure("A step returned a value; keep it in the lake or in MongoDB", allow_retries=False)
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """Refuse: nothing is kept."""
+        raise dg.Failure("A step has an input; read it from the lake or from MongoDB", allow_retries=False)
+
+
+def all_resources() -> dict[str, Any]:
     """Every resource of the code location, by the name that assets ask for."""
     return {
-        "pyspark": pyspark_resource(settings),
+        "pyspark": SparkResource(),
         "mongo": MongoResource(),
         "lake": LakeResource(),
+        "io_manager": NoFiles(),
     }

@@ -29,6 +29,8 @@ CHANNELS = ("log", "webhook", "email")
 
 S3A_URL = re.compile(r"s3a://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^\s:@?#]*?))?/?")
 
+HOST_NAME = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[0-9]{1,5})?")
+
 
 def _addresses(ports: range) -> str:
     return ",".join(f"{LOOPBACK}:{port}" for port in ports)
@@ -94,6 +96,10 @@ class Settings(BaseSettings):
     )
     ui_url: str | None = Field(
         default=None, description="Where people reach the Dagster UI, for links in alerts; unset: this machine's port."
+    )
+    ui_hosts: str = Field(
+        default="",
+        description="Hosts that the UI answers for, beside the loopback's names and METERS_UI_URL's: comma-separated.",
     )
 
     timezone: str = Field(default="UTC", description="The city's IANA time zone; its local days are the partitions.")
@@ -219,7 +225,15 @@ class Settings(BaseSettings):
         _check_http(url.get_secret_value() if url else None)
         return url
 
-    @field_validator("metabase_url", "s3_endpoint")
+    @field_validator("ui_hosts")
+    @classmethod
+    def _host_names(cls, names: str) -> str:
+        for name in _listed(names):
+            if not HOST_NAME.fullmatch(name.lower()):
+                raise ValueError(f"'{name}' is no host; write names like dagster.example.org or 10.0.0.5:3000")
+        return names
+
+    @field_validator("metabase_url", "s3_endpoint", "ui_url")
     @classmethod
     def _open_http_address(cls, url: str | None) -> str | None:
         _check_http(url)
@@ -230,6 +244,11 @@ class Settings(BaseSettings):
         """The alert channels chosen, each once."""
         names = (name.strip() for name in self.alert_channels.split(","))
         return tuple(name for name in dict.fromkeys(names) if name != "none")
+
+    @property
+    def ui_host_names(self) -> tuple[str, ...]:
+        """The further hosts that the UI answers for."""
+        return _listed(self.ui_hosts)
 
     @property
     def zone(self) -> ZoneInfo:
@@ -317,6 +336,10 @@ class Settings(BaseSettings):
             for name, value in values.items()
             if value is not None
         }
+
+
+def _listed(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 def _variable(name: str) -> str:

@@ -1,7 +1,8 @@
 """late_readings_sensor: computes exactly the days again that readings have reached after they were computed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Self
@@ -168,7 +169,7 @@ def _past_runs(instance: dg.DagsterInstance) -> list[PastRun]:
     records = instance.get_run_records(dg.RunsFilter(job_name=late_readings_job.name), limit=RUNS_LOOKED_AT)
     return [
         PastRun(
-            days=frozenset(date.fromisoformat(day) for day in _days_of(record.dagster_run.run_config)),
+            days=frozenset(_days_of(record.dagster_run.run_config)),
             succeeded=record.dagster_run.is_success,
             ended_at=_ended_at(record),
         )
@@ -176,8 +177,11 @@ def _past_runs(instance: dg.DagsterInstance) -> list[PastRun]:
     ]
 
 
-def _days_of(run_config: Any) -> list[str]:
-    return run_config.get("ops", {}).get(recompute_days.name, {}).get("config", {}).get("days", [])
+def _days_of(run_config: Any) -> Iterator[date]:
+    """The days of a run; what is no day was started by hand, and its run has failed."""
+    for day in run_config.get("ops", {}).get(recompute_days.name, {}).get("config", {}).get("days", []):
+        with suppress(ValueError):
+            yield date.fromisoformat(day)
 
 
 def _ended_at(record: Any) -> datetime | None:
