@@ -1,5 +1,6 @@
 """What the sensor decides, from every state that runs and heartbeat can be in. No services."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -38,6 +39,33 @@ def beat(age: float = 1, run_id: str | None = "aaaaaaaa-1", alive: bool | None =
         rows_per_second=1234.4,
         lag=7,
     )
+
+
+def stalled(seconds: float, **changes: Any) -> Heartbeat:
+    """A heartbeat as regular as any, of a router that does not get on."""
+    return replace(beat(state="stalled"), moved_at=ago(seconds), problem="MongoDB does not answer", **changes)
+
+
+def test_a_router_that_stands_still_is_reported_and_left_to_itself_for_a_while():
+    decision = decide([run()], stalled(100), NOW)
+    assert not (decision.start or decision.give_up or decision.cancel or decision.end_router)
+    assert "has stood still for 100 s with 7 readings waiting: MongoDB does not answer" in decision.say
+    assert "by itself" in decision.say
+
+
+def test_a_router_that_stands_still_for_minutes_is_replaced_however_regular_its_heartbeats():
+    decision = decide([run()], stalled(301, lag=None), NOW)
+    assert [run_id for run_id, _ in decision.give_up] == ["aaaaaaaa-1"]
+    assert "has stood still for 301 s with an unknown number of readings waiting" in decision.say
+    assert decision.start and decision.end_router
+    young = decide([run()], replace(beat(), moved_at=ago(301)), NOW)  # it has just begun to get on
+    assert not young.give_up
+
+
+def test_a_router_by_hand_that_stands_still_is_reported():
+    decision = decide([], stalled(400, run_id=None), NOW)
+    assert not decision.start
+    assert "started by hand" in decision.say and "has stood still for 400 s" in decision.say
 
 
 def test_a_router_at_work_is_left_alone_and_the_tick_says_how_it_goes():

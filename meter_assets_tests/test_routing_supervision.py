@@ -151,7 +151,7 @@ def test_the_sensor_starts_a_router_whose_figures_are_plotted(routing: Routing):
         lambda: [each for each in routing.figures("iot_meter_topic") if each["rows_in"]], 90, "readings are observed"
     )[0]
     assert read["rows_per_second"] >= 0
-    assert {"rows_in", "rows_per_second", "late_rows", "gap"} <= set(read)
+    assert {"rows_in", "rows_per_second", "late_rows", "lost", "restarts"} <= set(read)
     with_latency = wait_for(
         lambda: [each for each in routing.figures("iot_abnormal_topic") if "latency_p50_ms" in each],
         90,

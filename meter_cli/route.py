@@ -22,7 +22,7 @@ TELL_DAGSTER_EVERY_SECONDS = 5
 def route(
     aggregates: Annotated[bool, typer.Option(help="Keep windows and latest readings in MongoDB as well.")] = True,
     accept_gap: Annotated[
-        bool, typer.Option("--accept-gap", help="Go on where Kafka has dropped readings, and count them.")
+        bool, typer.Option("--accept-gap", help="Not needed any more: the router goes on by itself.", hidden=True)
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the last progress as JSON.")] = False,
 ) -> None:
@@ -35,7 +35,7 @@ def route(
     jars = settings.spark_jars or ",".join(map(str, spark_jars(settings)))
     with ExitStack() as running:
         tell, run_id = _dagster(running)
-        router = Router(settings, jars=jars, aggregates=aggregates, accept_gap=accept_gap, run_id=run_id)
+        router = Router(settings, jars=jars, aggregates=aggregates, run_id=run_id, report=report)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: router.stop())
         alive = Alive(settings)
@@ -43,7 +43,8 @@ def route(
 
         def show(progress: Any) -> None:
             nonlocal said_at
-            alive()
+            if progress.to_json()["state"] == "running":  # one that stands still must look dead
+                alive()
             tell(progress)
             if time.monotonic() - said_at > REPORT_EVERY_SECONDS:
                 said_at = time.monotonic()
@@ -61,6 +62,11 @@ def route(
     out.print(f"Stopped. {sentence(progress.to_json())}", soft_wrap=True)
 
 
+def report(line: str) -> None:
+    """One line about what has happened to the router, at once."""
+    err.print(f"route: {line}", soft_wrap=True, markup=False, highlight=False)
+
+
 def sentence(progress: dict[str, Any]) -> str:
     """One line about a progress (see streaming/router/progress.py)."""
     parts = [f"{progress['rows_in']:,} readings in", f"{progress['faults_out']:,} faults out"]
@@ -70,8 +76,14 @@ def sentence(progress: dict[str, Any]) -> str:
         parts.append(f"latency p50 {progress['latency_p50_ms']:.0f} ms, p99 {progress['latency_p99_ms']:.0f} ms")
     if progress["late_rows"]:
         parts.append(f"{progress['late_rows']:,} late")
-    if progress["gap"]:
-        parts.append(f"{progress['gap']:,} given up")
+    if progress["lost"]:
+        parts.append(f"{progress['lost']:,} never to be read (iot.lost_messages)")
+    if progress["restarts"]:
+        parts.append(f"{progress['restarts']:,} restarts")
+    if progress["state"] == "stalled":
+        parts.append(f"stands still: {progress['problem'] or 'waits for Kafka'}")
+    elif progress["problem"]:
+        parts.append(progress["problem"])
     return "; ".join(parts)
 
 

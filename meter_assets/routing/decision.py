@@ -9,6 +9,10 @@ from metering.process import CHECKPOINT_HELD
 HEARTBEAT_SECONDS = 20
 """A router that has written no heartbeat for so long is stuck; it writes one every 2 s."""
 
+STALLED_SECONDS = 300
+"""How long a router may stand still. It starts its own queries again after 15 to 60 s, with pauses of up to 30 s; what
+that does not help in this time, a new process may."""
+
 GONE_SECONDS = 5
 """How long a run may take to say why its router, which is no longer a process, has ended."""
 
@@ -72,7 +76,7 @@ class Heartbeat:
 
     Args:
         at: when.
-        state: starting, running or stopping.
+        state: starting, running, stalled or stopping.
         host: the machine that it runs on.
         pid: its process there.
         run_id: the Dagster run that started it; None: somebody started it by hand.
@@ -80,6 +84,8 @@ class Heartbeat:
         started_at: when the router started.
         rows_per_second: messages that it reads.
         lag: messages that it has yet to read; None: not known.
+        moved_at: when it last got on, or had nothing to do; None: not known.
+        problem: what keeps it from getting on, in one line.
     """
 
     at: datetime
@@ -91,6 +97,8 @@ class Heartbeat:
     started_at: datetime
     rows_per_second: float = 0.0
     lag: int | None = None
+    moved_at: datetime | None = None
+    problem: str | None = None
 
     @property
     def where(self) -> str:
@@ -174,7 +182,8 @@ def _stuck(run: Run, heartbeat: Heartbeat | None, now: datetime) -> str:
         if heartbeat.alive is False and silent > GONE_SECONDS:
             return f"its router (pid {heartbeat.pid}) is gone"
         if silent <= HEARTBEAT_SECONDS:
-            return ""
+            still = _still(heartbeat, now)
+            return f"its router ({heartbeat.where}) {_stands_still(heartbeat, now)}" if still > STALLED_SECONDS else ""
         if heartbeat.state != "starting":
             return f"its router ({heartbeat.where}) is stuck: no heartbeat for {silent:.0f} s"
     late = _age(run.started_at or run.changed_at, now) > START_SECONDS
@@ -189,6 +198,8 @@ def _state(run: Run, heartbeat: Heartbeat | None, now: datetime) -> str:
         lag = "unknown" if heartbeat.lag is None else f"{heartbeat.lag:,} messages"
         rate = f"{heartbeat.rows_per_second:,.0f} readings/s, lag {lag}"
         return f"{name} is routing: {rate}, heartbeat {_age(heartbeat.at, now):.0f} s ago."
+    if heartbeat and _owns(run, heartbeat) and heartbeat.state == "stalled":
+        return f"The router of {run.name} {_stands_still(heartbeat, now)}. It starts its queries again by itself."
     what = "stopping" if heartbeat and _owns(run, heartbeat) and heartbeat.state == "stopping" else "starting"
     return f"The router of {run.name} is {what}."
 
@@ -213,6 +224,8 @@ def _by_hand(heartbeat: Heartbeat | None, now: datetime) -> str:
     if heartbeat is None or heartbeat.run_id or heartbeat.alive is False:
         return ""
     silent = _age(heartbeat.at, now)
+    if silent <= HEARTBEAT_SECONDS and heartbeat.state == "stalled":
+        return f"A router that was started by hand ({heartbeat.where}) {_stands_still(heartbeat, now)}."
     if silent <= HEARTBEAT_SECONDS:
         end = "is stopping" if heartbeat.state == "stopping" else "routes; stop it to let Dagster take over"
         return f"A router that was started by hand ({heartbeat.where}) {end}."
@@ -259,6 +272,17 @@ def _pause(ended: Sequence[Run], now: datetime) -> tuple[float, str]:
         return 0, f"{why} Starts it again."
     pause = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 2), LONGEST_PAUSE_SECONDS)
     return pause - since, f"The router failed {failures} times in a row. {why}"
+
+
+def _still(heartbeat: Heartbeat, now: datetime) -> float:
+    """How many seconds a router that calls itself stalled has stood still; 0 for any other."""
+    return _age(heartbeat.moved_at, now) if heartbeat.state == "stalled" and heartbeat.moved_at else 0.0
+
+
+def _stands_still(heartbeat: Heartbeat, now: datetime) -> str:
+    waiting = "an unknown number of" if heartbeat.lag is None else f"{heartbeat.lag:,}"
+    why = f": {heartbeat.problem}" if heartbeat.problem else ""
+    return f"has stood still for {_still(heartbeat, now):.0f} s with {waiting} readings waiting{why}"
 
 
 def _owns(run: Run, heartbeat: Heartbeat | None) -> bool:

@@ -16,7 +16,7 @@ POLL_SECONDS = 0.5
 TELL_SECONDS = 30
 """How often progress becomes events: a run of a week stays below 50,000 of them."""
 
-READ_FIGURES = ("rows_in", "rows_per_second", "lag", "late_rows", "gap")
+READ_FIGURES = ("rows_in", "rows_per_second", "lag", "late_rows", "lost", "restarts")
 ROUTED_FIGURES = ("faults_out", "latency_p50_ms", "latency_p99_ms", "latency_max_ms")
 
 

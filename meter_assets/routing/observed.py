@@ -102,6 +102,9 @@ def read_heartbeat(answering_since: datetime) -> Heartbeat | None:
         started_at=started_at,
         rows_per_second=document.get("rows_per_second") or 0.0,
         lag=document.get("lag"),
+        # A router cannot get on while MongoDB does not answer, either.
+        moved_at=max(_utc(document["moved_at"]), answering_since) if document.get("moved_at") else None,
+        problem=document.get("problem"),
     )
 
 

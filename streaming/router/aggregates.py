@@ -3,10 +3,10 @@
 One micro-batch query, without state in Spark: each batch adds its part to the documents in MongoDB (windows.py).
 """
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pymongo
 from pymongo.database import Database
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -19,6 +19,9 @@ WINDOW_MINUTES = (1, 10, 60)
 
 MAX_ROWS_A_BATCH = 50_000
 """Readings in one batch of the aggregates; each becomes up to three documents."""
+
+MONGO_SECONDS = 120
+"""How long a batch may take. A MongoDB that stops answering in the middle of an operation would hold it for ever."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -87,12 +90,13 @@ class Aggregates:
         self._newest = EPOCH
         self.late_readings = 0
         self.stopping = False
-        self.query_id: Callable[[], str] = lambda: ""
+        self.query_id = ""
 
     def write(self, readings: DataFrame, batch: int) -> None:
         """Write one batch; writing it again changes nothing."""
         try:
-            self._write(readings, batch)
+            with pymongo.timeout(MONGO_SECONDS):
+                self._write(readings, batch)
         except Exception:
             if self.stopping:  # Spark's own text about it is so long that Spark fails at reading it
                 raise InterruptedError("the router stops") from None
@@ -109,7 +113,7 @@ class Aggregates:
             rows = newest.collect()
         finally:
             readings.unpersist()
-        change = Change(query=self.query_id(), batch=batch, expires_at=datetime.now(UTC) + self._keep)
+        change = Change(query=self.query_id, batch=batch, expires_at=datetime.now(UTC) + self._keep)
         add_parts(self._windows, [part.asDict() for part in parts], change)
         newest_readings = [_reading(row.asDict()) for row in rows]
         keep_latest(self._latest, newest_readings)

@@ -1,45 +1,57 @@
-"""The router's place: its checkpoint folder, which only one router may use, and whether Kafka still continues there."""
+"""The router's checkpoint folder, which only one router may use: where each query goes on, and in which topic.
+
+Spark writes the checkpoints of its queries here. This module reads where a query goes on, and writes entries of its own
+in Spark's format: the first one of a new checkpoint, and one that moves a query behind what it cannot read. What Kafka
+has of it is not known here (settlement.py).
+"""
 
 import fcntl
 import json
 import os
 import shutil
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from metering.errors import MetersError
-from metering.settings import READINGS_TOPIC, Settings
-from streaming.kafka import kafka_errors, open_consumer, partitions_of
+from metering.settings import READINGS_TOPIC
 
 FAULTS_QUERY = "faults"
 AGGREGATES_QUERY = "aggregates"
-ACCEPT = "`meters route --accept-gap`"
+
+TOPIC_FILE = "topic.json"
+
+Offsets = dict[int, int]
+"""An offset for each partition of iot-meter."""
 
 
 class AlreadyRoutingError(MetersError):
     """Another router holds the checkpoint."""
 
 
+class DamagedCheckpointError(Exception):
+    """A query's checkpoint cannot be read; the text says why."""
+
+
 @dataclass(frozen=True)
-class Gap:
-    """Readings that one query will never see.
+class KnownTopic:
+    """The topic as the router last saw it.
 
     Args:
-        readings: how many, at most.
-        reset: the saved place means nothing any more; the query begins anew with the oldest reading there is.
-        go_on_at: the next offset of each partition, where it is not reset.
+        topic_id: Kafka's own; a topic made again under the same name has another one.
+        ends: where its partitions ended.
     """
 
-    query: str
-    readings: int
-    reset: bool
-    go_on_at: dict[int, int] = field(default_factory=dict)
+    topic_id: str
+    ends: Offsets
 
 
 class Place:
-    """The checkpoint folder with one subfolder a query."""
+    """The checkpoint folder, with one subfolder per query."""
 
     def __init__(self, folder: str) -> None:
         if "://" in folder:
@@ -74,98 +86,90 @@ class Place:
             lock.flush()
             yield
 
-    def saved_offsets(self, query: str) -> dict[int, int] | None:
-        """Next offset of each partition of iot-meter that the query would read; None where it has not begun.
+    def position(self, query: str) -> Offsets | None:
+        """Next offset of each partition that the query would read; None where it has not begun.
 
         Raises:
-            MetersError: the checkpoint is damaged.
+            DamagedCheckpointError: the checkpoint cannot be read.
         """
         folder = self.of(query)
-        if not (folder / "metadata").exists():
-            if folder.exists() and any(folder.iterdir()):
-                raise self._damaged(query, "its metadata is missing")
-            return None
-        committed = [int(file.name) for file in (folder / "commits").glob("*") if file.name.isdigit()]
-        if not committed:
+        if not folder.exists() or not any(folder.iterdir()):
             return None
         try:
             json.loads((folder / "metadata").read_text())
-            lines = (folder / "offsets" / str(max(committed))).read_text().splitlines()
-            offsets = json.loads(lines[2])[READINGS_TOPIC]
-            return {int(partition): int(offset) for partition, offset in offsets.items()}
+            if (last := self._last_commit(query)) is not None:
+                return _offsets((folder / "offsets" / str(last)).read_text().splitlines()[2])
+            # A first batch that never ended: Spark has noted where it began, behind a zero byte.
+            beginning = folder / "sources" / "0" / "0"
+            return _offsets(beginning.read_text().splitlines()[1]) if beginning.exists() else None
         except (OSError, ValueError, KeyError, IndexError, AttributeError) as error:
-            raise self._damaged(query, str(error)) from None
+            raise DamagedCheckpointError(str(error)) from None
 
-    def _damaged(self, query: str, why: str) -> MetersError:
-        return MetersError(
-            f"The checkpoint {self.of(query)} is damaged: {why}",
-            fix=f"Restore it from a backup, or begin anew with the oldest readings in Kafka: {ACCEPT}",
-        )
+    def begin(self, query: str, at: Offsets) -> None:
+        """Have the query begin there, as a new query; what its checkpoint was is kept beside it as `<query>.before`."""
+        folder, aside = self.of(query), self.folder / f"{query}.before"
+        if folder.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+        folder.mkdir(parents=True)
+        _write(folder / "metadata", json.dumps({"id": str(uuid.uuid4())}))
+        self._commit(query, 0, at)
 
-    def gaps(self, settings: Settings, queries: list[str]) -> list[Gap]:
-        """What the queries have missed: readings that Kafka has dropped since, or a place that it no longer knows."""
-        with kafka_errors(settings):
-            consumer = open_consumer(settings, group=None)
-            try:
-                partitions = partitions_of(consumer, READINGS_TOPIC)
-                first = {tp.partition: offset for tp, offset in consumer.beginning_offsets(partitions).items()}
-                end = {tp.partition: offset for tp, offset in consumer.end_offsets(partitions).items()}
-            finally:
-                consumer.close()
-        found = []
-        for query in queries:
-            try:
-                saved = self.saved_offsets(query)
-            except MetersError:
-                found.append(Gap(query, 0, reset=True))
-                continue
-            if saved is None:
-                continue
-            if any(offset > end.get(partition, -1) for partition, offset in saved.items()):
-                found.append(Gap(query, 0, reset=True))
-                continue
-            go_on_at = {partition: max(offset, saved.get(partition, offset)) for partition, offset in first.items()}
-            missed = sum(go_on_at[partition] - offset for partition, offset in saved.items())
-            if missed:
-                found.append(Gap(query, missed, reset=False, go_on_at=go_on_at))
-        return found
+    def advance(self, query: str, at: Offsets) -> None:
+        """Have the query go on there: the same query, with one more batch committed."""
+        last = self._last_commit(query)
+        self._commit(query, 0 if last is None else last + 1, at)
 
-    def require_no_gap(self, settings: Settings, queries: list[str]) -> None:
-        """Refuse to go on where readings would be skipped in silence.
+    def next_batch(self, query: str) -> int:
+        """The number of the batch that the query would commit next."""
+        last = self._last_commit(query)
+        return 0 if last is None else last + 1
 
-        Raises:
-            MetersError: naming what is missing, and how to accept it.
-        """
-        for query in queries:
-            self.saved_offsets(query)  # says what is damaged
-        for gap in self.gaps(settings, queries):
-            if gap.reset:
-                raise MetersError(
-                    f"Kafka's topic {READINGS_TOPIC} ends before the place saved in {self.of(gap.query)}: "
-                    "the topic was deleted and made again",
-                    fix=f"Begin anew with the oldest readings in it: {ACCEPT}",
-                )
-            raise MetersError(
-                f"Kafka has dropped {gap.readings:,} readings of {READINGS_TOPIC} that the router has not seen "
-                "(retention has passed them)",
-                fix=f"Go on with the oldest ones left: {ACCEPT}; and raise the topic's retention.ms",
-            )
+    def query_id(self, query: str) -> str:
+        """Spark's id of the query, which its checkpoint keeps."""
+        return json.loads((self.of(query) / "metadata").read_text())["id"]
 
-    def accept_gaps(self, settings: Settings, queries: list[str]) -> tuple[int, str]:
-        """Make the queries able to go on.
+    def topic(self) -> KnownTopic | None:
+        """The topic that the checkpoints are about; None: not known yet."""
+        try:
+            kept = json.loads((self.folder / TOPIC_FILE).read_text())
+            return KnownTopic(kept["topic_id"], {int(each): at for each, at in kept["ends"].items()})
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            return None
 
-        Returns:
-            how many readings the fault query will never see, at most; and where it begins, as `startingOffsets` of
-            the Kafka source, if it has no place of its own.
-        """
-        skipped, begin = 0, "earliest"
-        for gap in self.gaps(settings, queries):
-            # Micro-batches jump over a gap by themselves. Real-time mode does not: it begins anew behind the gap.
-            if not gap.reset and gap.query == FAULTS_QUERY:
-                skipped += gap.readings
-                begin = json.dumps({READINGS_TOPIC: {str(partition): at for partition, at in gap.go_on_at.items()}})
-            if gap.reset or gap.query == FAULTS_QUERY:
-                aside = self.folder / f"{gap.query}.before-gap"
-                shutil.rmtree(aside, ignore_errors=True)
-                self.of(gap.query).rename(aside)
-        return skipped, begin
+    def remember(self, topic: KnownTopic) -> None:
+        """Keep which topic the checkpoints are about."""
+        kept = {"topic_id": topic.topic_id, "ends": {str(each): at for each, at in topic.ends.items()}}
+        _write(self.folder / TOPIC_FILE, json.dumps(kept))
+
+    def _last_commit(self, query: str) -> int | None:
+        numbers = [int(file.name) for file in (self.of(query) / "commits").glob("*") if file.name.isdigit()]
+        return max(numbers, default=None)
+
+    def _commit(self, query: str, batch: int, at: Offsets) -> None:
+        """Write a batch's two entries, in Spark's order, and drop what was planned from there on."""
+        folder = self.of(query)
+        (folder / "offsets").mkdir(exist_ok=True)
+        (folder / "commits").mkdir(exist_ok=True)
+        for file in (folder / "offsets").glob("*"):
+            if file.name.isdigit() and int(file.name) > batch:
+                file.unlink()
+        state: dict[str, Any] = {"batchWatermarkMs": 0, "batchTimestampMs": int(time.time() * 1000), "conf": {}}
+        source = json.dumps({READINGS_TOPIC: {str(each): offset for each, offset in at.items()}})
+        _write(folder / "offsets" / str(batch), f"v1\n{json.dumps(state)}\n{source}")
+        _write(folder / "commits" / str(batch), 'v1\n{"nextBatchWatermarkMs":0}')
+
+
+def _offsets(line: str) -> Offsets:
+    return {int(partition): int(offset) for partition, offset in json.loads(line)[READINGS_TOPIC].items()}
+
+
+def _write(file: Path, text: str) -> None:
+    """Replace a file whole; Hadoop's checksum of what it was goes first."""
+    file.with_name(f".{file.name}.crc").unlink(missing_ok=True)
+    new = file.with_name(f".{file.name}.new")
+    with new.open("w") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
+    new.rename(file)

@@ -1,34 +1,16 @@
-"""What the router is doing: rows in, faults out, lag and latency, measured beside the queries and not by them."""
+"""What the router is doing: its figures, and rows in, measured beside the queries and not by them."""
 
 import json
 import re
-import threading
-import time
-from collections import deque
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from kafka.errors import KafkaError
+from metering.settings import READINGS_TOPIC
+from streaming.router.place import FAULTS_QUERY, Offsets
 
-from metering.fault_event import parse_fault_event
-from metering.settings import READINGS_TOPIC, Settings
-from streaming.kafka import follow, open_consumer, partitions_of
-from streaming.router.place import FAULTS_QUERY
-
-LATENCIES_KEPT = 5_000
-"""Latencies that percentiles are taken of: those of the last faults."""
-
-LATENCY_SECONDS = 60
-"""How long a latency counts among the last ones."""
-
-LOOK_SECONDS = 1
-FETCH_SECONDS = 0.2
-
-FAULTS_A_LOOK = 100
-"""Faults of a partition that one look reads: the newest. Those of a backlog come faster than Python reads them, and
-reading them would take the processor from the router."""
+STALLED_SECONDS = 15
+"""A router that has not got on for so long, though something waits or Kafka is silent, calls itself stalled."""
 
 
 @dataclass
@@ -36,6 +18,11 @@ class Progress:
     """Since the router's start, unless said otherwise.
 
     Args:
+        state: starting, running, stalled or stopping; see `to_json`.
+        moved_at: when the fault query last got on, or had nothing to do.
+        problem: what keeps the queries from running now, in one line; None: nothing.
+        restarts: how often a query, or Spark itself, was started again.
+        lost: messages that this installation's router could never read, ever; kept in `iot.lost_messages`.
         rows_in: messages of iot-meter that the fault query has read.
         faults_out: events seen on the fault topics.
         lag: messages of iot-meter that the fault query has not read yet; None while unknown.
@@ -44,11 +31,15 @@ class Progress:
             without a fault. Also latency_p99_ms and latency_max_ms. What arrived before the router worked has waited
             for it, and is left out.
         late_rows: readings older than the watermark when they came.
-        gap: readings that were given up with --accept-gap.
         batches: batches that the fault query has finished.
         pause_ms: the last pause between two batches of the fault query.
     """
 
+    state: str = "starting"
+    moved_at: datetime | None = None
+    problem: str | None = None
+    restarts: int = 0
+    lost: int = 0
     rows_in: int = 0
     faults_out: int = 0
     lag: int | None = None
@@ -57,80 +48,24 @@ class Progress:
     latency_p99_ms: float | None = None
     latency_max_ms: float | None = None
     late_rows: int = 0
-    gap: int = 0
     batches: int = 0
     pause_ms: float | None = None
 
+    def moved(self) -> None:
+        """Note that the fault query gets on, or has nothing to do."""
+        self.moved_at = datetime.now(UTC)
+
+    def still_seconds(self) -> float:
+        """How long it has not got on."""
+        return (datetime.now(UTC) - self.moved_at).total_seconds() if self.moved_at else 0.0
+
     def to_json(self) -> dict[str, Any]:
-        """For scripts, heartbeats and the UI."""
-        return asdict(self)
-
-
-class FaultTail(threading.Thread):
-    """Looks at the fault topics from their end on: counts faults, and how long the newest were under way.
-
-    It also asks where the readings end. A broker that is away makes a client wait, and only this thread may: the
-    heartbeat goes on.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(name="fault-tail", daemon=True)
-        self._stop_event = threading.Event()
-        self._latencies: deque[tuple[float, float]] = deque(maxlen=LATENCIES_KEPT)
-        self.faults = 0
-        self.since: datetime | None = None
-        self.readings_end: int | None = None
-        # Any: pyright's stubs describe kafka-python 2.
-        self._consumer: Any = open_consumer(settings, group=None)
-        follow(self._consumer, *settings.fault_topics)
-        self._began = {partition: self._consumer.position(partition) for partition in self._consumer.assignment()}
-
-    def run(self) -> None:
-        """Look until `stop`."""
-        while not self._stop_event.wait(LOOK_SECONDS):
-            with suppress(KafkaError):  # the queries say what is wrong with Kafka
-                self._look()
-        self._consumer.close()
-
-    def _look(self) -> None:
-        readings = partitions_of(self._consumer, READINGS_TOPIC)
-        ends = self._consumer.end_offsets([*self._began, *readings])
-        self.readings_end = sum(ends[partition] for partition in readings)
-        self.faults = sum(ends[partition] - began for partition, began in self._began.items())
-        for partition in self._began:
-            newest = ends[partition] - FAULTS_A_LOOK
-            if self._consumer.position(partition) < newest:
-                self._consumer.seek(partition, newest)
-        polled = self._consumer.poll(timeout_ms=int(FETCH_SECONDS * 1000))
-        now = time.monotonic()
-        for records in polled.values():
-            for record in records:
-                self._see(record, now)
-
-    def _see(self, record: Any, now: float) -> None:
-        try:
-            arrived = parse_fault_event(record.value).received_at
-        except ValueError:
-            return
-        if self.since is None or arrived < self.since:
-            return
-        self._latencies.append((now, record.timestamp - arrived.timestamp() * 1000))
-
-    def begin(self) -> None:
-        """Measure from now on: the router works."""
-        self.since = self.since or datetime.now(UTC)
-
-    def percentiles(self) -> tuple[float, float, float] | None:
-        """p50, p99 and maximum of the last minute, in milliseconds."""
-        since = time.monotonic() - LATENCY_SECONDS
-        last = sorted(latency for at, latency in list(self._latencies) if at >= since)
-        if not last:
-            return None
-        return last[len(last) // 2], last[min(len(last) - 1, int(len(last) * 0.99))], last[-1]
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stop_event.set()
+        """For scripts, heartbeats and the UI. The state is `running` only while it gets on or nothing waits."""
+        fields = asdict(self)
+        del fields["moved_at"]
+        if self.state == "running" and self.still_seconds() > STALLED_SECONDS:
+            fields["state"] = "stalled"
+        return fields
 
 
 class _RunningBatch(NamedTuple):
@@ -146,18 +81,18 @@ class QueryRows:
     report with every executor heartbeat; there is no public way to them.
     """
 
-    def __init__(self, spark: Any, query: Any) -> None:
+    def __init__(self, spark: Any, query: Any, begin: Offsets) -> None:
         self._store = spark._jsparkSession.sharedState().statusStore()
         self._query = query
+        self.begin = begin
         self._seen_batch = -1
         self._batch: _RunningBatch | None = None
         self._finished = 0
-        self.position: int | None = None
         self.pause_ms: float | None = None
         self.batches = 0
 
-    def update(self) -> tuple[int, int | None]:
-        """Rows read since the start, and the sum of offsets read up to (None before the first batch has ended)."""
+    def update(self) -> tuple[int, int]:
+        """Rows read since the query's start, and how many of them since `begin`: where the running batch began."""
         for progress in self._query.recentProgress:
             if progress["batchId"] > self._seen_batch and progress["numInputRows"] is not None:
                 self._seen_batch = progress["batchId"]
@@ -168,10 +103,9 @@ class QueryRows:
                     self.pause_ms = durations["triggerExecution"] - durations["addBatch"]
                 if end := progress["sources"][0]["endOffset"]:
                     offsets = json.loads(end) if isinstance(end, str) else end
-                    self.position = sum(offsets[READINGS_TOPIC].values())
+                    self.begin = {int(each): at for each, at in offsets[READINGS_TOPIC].items()}
         running = self._running()
-        position = None if self.position is None else self.position + running
-        return self._finished + running, position
+        return self._finished + running, running
 
     def _running(self) -> int:
         batch = self._batch

@@ -1,12 +1,14 @@
-"""The router's Spark application."""
+"""The router's Spark application, which can be started again in the same process after its JVM has died."""
 
 import logging
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -29,6 +31,17 @@ gave back."""
 
 YOUNG = "-Xmn256m"
 """Where new objects live: of one size, instead of growing while the router has nothing to do."""
+
+NO_LIFE_AFTER_OUT_OF_MEMORY = "-XX:+ExitOnOutOfMemoryError -XX:+DisplayVMOutputToStderr"
+"""Of threads that have met an OutOfMemoryError some are gone and some go on: only a new JVM is sound. Java ends itself
+with OUT_OF_MEMORY, and writes its line about it where it disturbs no output."""
+
+OUT_OF_MEMORY = 3
+LAST_BREATH_SECONDS = 2
+"""How long a JVM that no longer answers may take to end."""
+
+STOP_SECONDS = 20
+"""How long a query may take to stop before its JVM is killed."""
 
 CONNECT_VARIABLES = ("SPARK_CONNECT_MODE_ENABLED", "SPARK_REMOTE", "SPARK_LOCAL_REMOTE", "SPARK_API_MODE")
 
@@ -69,14 +82,17 @@ def router_session(settings: Settings, *, jars: str, partitions: int) -> Iterato
         "spark.driver.memory": settings.spark_memory,
         # Beside so few live objects this collector's pauses are short, and it leaves the processor to the readings.
         "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC {YOUNG} {SELDOM_COMPILED_THOROUGHLY} "
+        f"{NO_LIFE_AFTER_OUT_OF_MEMORY} "
         f"-Dlog4j2.configurationFile=file:{LOGGING} -Duser.timezone=UTC",
         "spark.executor.heartbeatInterval": f"{METRICS_SECONDS}s",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.ui.retainedExecutions": "20",
+        "spark.sql.streaming.stopTimeout": f"{STOP_SECONDS}s",
         "spark.sql.shuffle.partitions": "1",
         **SESSION_OPTIONS,
     }
+    _silence_py4j()
     builder = SparkSession.builder
     for name, value in options.items():
         builder = builder.config(name, value)
@@ -92,16 +108,52 @@ def router_session(settings: Settings, *, jars: str, partitions: int) -> Iterato
             spark.stop()
 
 
-def end(spark: SparkSession, queries: list[Any]) -> None:
-    """Stop the queries; what a fault batch has not committed is repeated by the next router."""
-    _quiet(spark)
-    with suppress(Exception):  # a signal to the whole process group has ended Spark before us
-        for query in reversed(queries):
-            query.stop()
+def stop_query(query: Any) -> None:
+    """Stop a query.
+
+    Raises:
+        PySparkException: it does not stop within STOP_SECONDS.
+    """
+    query.stop()
+
+
+def discard_jvm(*, at_once: bool = False) -> int | None:
+    """End this process's JVM, dead or not, and have PySpark start another one with the next session.
+
+    Args:
+        at_once: do not wait for it to end by itself.
+
+    Returns:
+        the exit code that it had by itself; None where it had to be killed.
+    """
+    gateway: Any = SparkContext._gateway
+    code = None
+    if gateway is not None:
+        process = gateway.proc
+        with suppress(subprocess.TimeoutExpired):
+            code = process.wait(0 if at_once else LAST_BREATH_SECONDS)
+        process.kill()
+        process.wait()
+        with suppress(Exception):
+            gateway.shutdown()
+    # There is no public way: PySpark means a JVM to last as long as its process.
+    SparkContext._gateway = SparkContext._jvm = SparkContext._active_spark_context = None
+    SparkSession._instantiatedSession = None
+    return code
+
+
+def _silence_py4j() -> None:
+    """What dies is reported by us in one line; py4j would write a trace for every call that it then cannot make."""
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(_not_of_py4j)  # some of it goes to the root logger, which has a handler from then on
+    logging.getLogger("kafka").setLevel(logging.ERROR)
+
+
+def _not_of_py4j(record: logging.LogRecord) -> bool:
+    return "py4j" not in record.pathname
 
 
 def _quiet(spark: SparkSession) -> None:
     """Spark calls every stop an error; what is wrong is said by us."""
-    logging.getLogger("py4j").setLevel(logging.CRITICAL)
     with suppress(Exception):
         spark.sparkContext.setLogLevel("OFF")

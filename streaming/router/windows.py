@@ -3,8 +3,10 @@
 One router at a time writes here. So it reads what is stored, adds up, and replaces by key, which costs MongoDB far less
 than updates with conditions, and answers with no list of what exists: of a large batch, MongoDB cannot send that.
 
-Every window remembers the query and the batch that changed it last. A router that begins anew is another query, and
+Every window remembers the query and the batch that changed it last. A router that starts over is another query, and
 reads everything again: it takes the window from the beginning.
+
+A window is of one meter and one meter type, because a device may send both: `<minutes>m|<start>|<device_id>|<type>`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -81,8 +83,9 @@ def keep_latest(latest: Collection, readings: Sequence[Document]) -> None:
 
 def _window(part: Document, change: Change) -> Document:
     start = datetime.fromtimestamp(part["window_start"], UTC)
+    begins = start.isoformat(timespec="seconds").replace("+00:00", "Z")
     return {
-        "_id": f"{part['minutes']}m|{start.isoformat(timespec='seconds').replace('+00:00', 'Z')}|{part['device_id']}",
+        "_id": f"{part['minutes']}m|{begins}|{part['device_id']}|{part['meter_type']}",
         "device_id": part["device_id"],
         "meter_type": part["meter_type"],
         "minutes": part["minutes"],
