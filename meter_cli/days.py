@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meter_cli.console import counted, err, out, print_json
+from meter_cli.console import NOTE, counted, err, out, print_json
 from metering.errors import MetersError
 from metering.s3 import probe_store
 from metering.settings import Settings, load_settings
@@ -34,11 +34,9 @@ def backfill(
         return
     out.print(f"Materialized {counted(result['days'], 'day')} in run {result['run_id']} ({result['seconds']:.1f} s)")
     for warning in result["warnings"][:MAX_WARNINGS]:
-        out.print(f"[yellow]![/] {warning}", soft_wrap=True)
+        out.print(NOTE, warning, soft_wrap=True)
     if len(result["warnings"]) > MAX_WARNINGS:
-        out.print(
-            f"[yellow]![/] {len(result['warnings']) - MAX_WARNINGS:,} more warnings: see the run's checks in the UI"
-        )
+        out.print(NOTE, f"{len(result['warnings']) - MAX_WARNINGS:,} more warnings: see the run's checks in the UI")
     out.print("Look at them: meters dev", soft_wrap=True)
 
 

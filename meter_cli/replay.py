@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from meter_cli.console import byte_progress, out, print_json
@@ -96,11 +95,11 @@ def replay(
         },
     )
     with byte_progress() as bar:
-        task = bar.add_task(escape(file.name), total=None)
+        task = bar.add_task(file.name, total=None)
 
         def show(done: int, total: int, report: ReplayReport) -> None:
             rate = f"{report.rows:,} rows, {report.rows_per_second:,.0f}/s"
-            bar.update(task, completed=done, total=total, description=f"{escape(file.name)}: {rate}")
+            bar.update(task, completed=done, total=total, description=f"{file.name}: {rate}")
 
         report = run_replay(file, layout, load_settings(), speed=factor, limit=limit, topic=topic, on_progress=show)
     if as_json:
@@ -148,7 +147,7 @@ def _layout(preset: str | None, options: dict[str, Any]) -> CsvLayout:
 
 
 def _print_report(report: ReplayReport) -> None:
-    table = Table(show_header=False, title=f"{escape(report.file)} → {report.topic}", title_justify="left")
+    table = Table(show_header=False, title=f"{report.file} → {report.topic}", title_justify="left")
     table.add_column()
     table.add_column(justify="right")
     for name in ("rows", "sent", "missing", "refused", "meters"):

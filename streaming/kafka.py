@@ -19,6 +19,7 @@ from kafka.errors import (
 from kafka.structs import TopicPartition
 
 from metering.errors import MetersError
+from metering.local_services import trouble_note
 from metering.settings import Settings
 
 ANSWER_WITHIN_SECONDS = 10
@@ -36,9 +37,10 @@ Headers = Sequence[tuple[str, bytes]]
 
 
 def _unavailable(settings: Settings) -> MetersError:
+    note = "" if settings.kafka_bootstrap else trouble_note(settings, "kafka")
     return MetersError(
         f"Kafka does not answer at {settings.kafka}",
-        fix="Start the local stack with `meters up` or set METERS_KAFKA_BOOTSTRAP",
+        fix=note or "Start the local stack with `meters up` or set METERS_KAFKA_BOOTSTRAP",
     )
 
 
