@@ -43,6 +43,7 @@ class ServiceState:
     """In a row: since it was last usable for long enough."""
     failed_at: str = ""
     """When it last became failed; stays until it fails again, for those who have to be notified."""
+    failed_reason: str = ""
     recovered_at: str = ""
     next_try_at: str = ""
 

@@ -128,8 +128,8 @@ class Supervisor:
             for name in names:
                 self._stack.services[name].kill()  # what is left of its process group
             self._stack.start_services(names, keep_waiting=True)
-        except MetersError as error:
-            log.warning("%s", error)
+        except MetersError:
+            pass  # the next look finds it dead, and logs why
         except Exception:  # else the service would count as starting for ever
             log.exception("starting %s again failed", ", ".join(names))
         finally:
@@ -157,7 +157,11 @@ class Supervisor:
         }
         if record.crashes > MAX_QUICK_RESTARTS and not record.is_failed:
             record.is_failed = True
-            changes |= {"failed_at": _iso(datetime.now(UTC)), "recovered_at": ""}
+            changes |= {
+                "failed_at": _iso(datetime.now(UTC)),
+                "failed_reason": death.message,
+                "recovered_at": "",
+            }
             log.error("%s crashed %d times in a row: it counts as failed", service.title, record.crashes)
         log.info("restarting %s in %.1f s (restart %d)", service.title, pause, changes["restarts"])
         self._stack.note(name, FAILED if record.is_failed else RESTARTING, error=death.message, **changes)

@@ -87,7 +87,8 @@ def full_disk_line(settings: Settings, text: str = "", *, folders: Iterable[Path
     if not rooms:
         return None
     free, folder = rooms[0]
-    return f"a disk was full; now {_size(free)} are free for {folder}"
+    total = os.statvfs(folder).f_blocks * os.statvfs(folder).f_frsize
+    return f"the disk of {folder} was full; it has {_size(free)} free of {_size(total)} now"
 
 
 def full_disk_error(settings: Settings, text: str = "") -> MetersError | None:

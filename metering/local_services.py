@@ -25,7 +25,8 @@ class ServiceTrouble:
         state: restarting; failed, when it crashed again and again; or starting, for one of these that is being tried.
         error: why, in one line.
         log: its log file.
-        failed_at: since when it counts as failed (ISO 8601); "" if it does not.
+        failed_at: since when it counts as failed, or last did so (ISO 8601); "" if it never did.
+        failed_reason: why it failed then.
         recovered_at: when it was usable again; "" while it is not.
         next_try_at: when it is started again; "" while that is being done.
     """
@@ -36,6 +37,7 @@ class ServiceTrouble:
     error: str
     log: str
     failed_at: str
+    failed_reason: str
     recovered_at: str
     next_try_at: str
     crashes: str = "0"
