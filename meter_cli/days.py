@@ -1,7 +1,6 @@
 """`meters backfill` and `meters dev`: the daily assets from the command line, and the UI around them."""
 
 import os
-import signal
 import time
 import warnings
 from datetime import date, datetime, timedelta
@@ -11,6 +10,7 @@ import typer
 
 from meter_cli.console import NOTE, counted, err, out, print_json
 from metering.errors import MetersError
+from metering.local_services import troubles
 from metering.s3 import probe_store
 from metering.settings import Settings, load_settings
 from metering.store import connect, keep_timezone
@@ -126,12 +126,12 @@ def dev() -> None:
     """Serve the Dagster UI with hot reload on this installation's instance; Ctrl-C ends it."""
     from local_stack.checks import preflight
     from local_stack.dagster import dagster_dev_command, dagster_environment
+    from local_stack.dev_servers import DevServers
     from local_stack.status import status as read_status
 
     settings = load_settings()
     if not read_status(settings)["running"]:
-        raise MetersError("The services that the assets need are not up", fix="Start them: meters up")
+        failed = "; ".join(f"{each.sentence}. Read {each.log}" for each in troubles(settings))
+        raise MetersError("The services that the assets need are not up", fix=failed or "Start them: meters up")
     preflight(settings, ["webserver"])
-    command = dagster_dev_command(settings)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it, and dagster with it SIGTERM
-    os.execve(command[0], command, {**os.environ, **dagster_environment(settings)})  # noqa: S606 - no shell
+    DevServers(dagster_dev_command(settings), {**os.environ, **dagster_environment(settings)}).run()

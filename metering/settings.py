@@ -14,7 +14,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from metering.addresses import check_brokers, check_folder, check_http, check_mongo_uri, database_of
+from metering.addresses import check_brokers, check_folder, check_mongo_uri, database_of
+from metering.addresses import check_http as _check_http
 from metering.errors import MetersError
 
 LOOPBACK = "127.0.0.1"
@@ -248,13 +249,13 @@ class Settings(BaseSettings):
     @field_validator("webhook_url")
     @classmethod
     def _http_address(cls, url: SecretStr | None) -> SecretStr | None:
-        check_http(url.get_secret_value() if url else None)
+        _check_http(url.get_secret_value() if url else None)
         return url
 
     @field_validator("metabase_url", "s3_endpoint")
     @classmethod
     def _open_http_address(cls, url: str | None) -> str | None:
-        check_http(url)
+        _check_http(url)
         return url
 
     @model_validator(mode="after")
