@@ -25,7 +25,7 @@ WATCH_SECONDS = 0.5
 ORDERLY_SECONDS = 3
 """How long `dagster dev` may take to end what it started, before each process is asked itself."""
 
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 8
 """How long all of them may take together; then they are killed."""
 
 REPLACED_WITHIN_SECONDS = 20
