@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymongo.database import Database
@@ -52,7 +53,8 @@ def lines(answer: subprocess.CompletedProcess[str]) -> list[str]:
 def test_a_setting_that_cannot_be_used_is_one_line_without_secrets(
     tmp_path: Path, variable: str, value: str, said: str
 ) -> None:
-    answer = meters(settings_for(tmp_path / "home"), "late", **{variable: value})
+    environment: dict[str, Any] = {variable: value}
+    answer = meters(settings_for(tmp_path / "home"), "late", **environment)
     [line] = lines(answer)
     assert answer.returncode == 1
     assert said in line
@@ -83,7 +85,8 @@ def test_a_service_elsewhere_that_does_not_answer_is_unreachable(
     tmp_path: Path, variable: str, value: str, service: str
 ) -> None:
     """Every address that begins with "local" counted as up."""
-    answer = meters(settings_for(tmp_path / "home"), "status", "--json", **{variable: value})
+    environment: dict[str, Any] = {variable: value}
+    answer = meters(settings_for(tmp_path / "home"), "status", "--json", **environment)
     assert answer.returncode == 1
     assert json.loads(answer.stdout)["services"][service]["state"] == "unreachable"
 
