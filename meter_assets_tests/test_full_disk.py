@@ -1,9 +1,11 @@
 """A full disk is named, and what it has stopped goes on by itself once there is room again."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,16 +37,31 @@ def unmount(folder: Path) -> None:
     subprocess.run([shutil.which("umount") or "umount", "-l", folder], check=False)
 
 
-def fill(folder: Path) -> Path:
-    """Take all of the disk; returns the file to delete."""
-    filler = folder / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while file.write(bytes(1 << 20)):
+class Filler:
+    """A file that takes all of a disk, and what others give back as well, until it is removed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "filler"
+        self._end = threading.Event()
+        self.fill()
+        self._thread = threading.Thread(target=self._keep_full)
+        self._thread.start()
+
+    def fill(self) -> None:
+        """Append until the disk takes no more."""
+        with self._file.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(1 << 16)):
                 pass
-        except OSError:
-            pass
-    return filler
+
+    def _keep_full(self) -> None:
+        while not self._end.wait(0.05):
+            self.fill()
+
+    def remove(self) -> None:
+        """Give the room back."""
+        self._end.set()
+        self._thread.join()
+        self._file.unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -85,27 +102,27 @@ def test_services_with_full_disks_name_them_and_come_back_when_there_is_room(sma
         stored = client[small.mongo_database]["iot-meter"].count_documents({})
     assert messages and stored
 
-    fillers = [fill(small.home / name / "data") for name in ("kafka", "mongo")]
-    kafka_folder = small.home / "kafka" / "data"
-    # Whatever is written now fails; what matters is the line. MongoDB writes by itself.
-    failed = meters(small, "simulate", "--households", "20", "--days", "9", timeout_seconds=400)
-    assert failed.returncode == 1
-    assert len(failed.stderr.strip().splitlines()) <= 2, failed.stderr
-    assert "Traceback" not in failed.stderr
-    for name in ("kafka", "mongo"):
-        folder = small.home / name / "data"
-        wait_for(
-            lambda name=name, folder=folder: f"the disk of {folder}" in reason(small, name), 240, f"{name} says why"
-        )
-    status = meters(small, "status")
-    assert status.returncode == 1
-    assert f"the disk of {kafka_folder} is full: " in status.stderr
-    assert " bytes free of 125.8 MB" in status.stderr
-    doctor = meters(small, "doctor")
-    assert f"the disk of {kafka_folder} is full" in doctor.stdout.lower()
+    folders = {name: small.home / name / "data" for name in ("kafka", "mongo")}
+    fillers = [Filler(folder) for folder in folders.values()]
+    try:
+        # What is written now fails, and ends in one line.
+        failed = meters(small, "simulate", "--households", "20", "--days", "9", timeout_seconds=400)
+        assert failed.returncode == 1
+        assert "Traceback" not in failed.stderr
+        assert failed.stderr.strip().splitlines()[-1].startswith("error: ")
+        for name, folder in folders.items():
+            named = f"the disk of {folder} is full: "
+            wait_for(lambda name=name, named=named: named in reason(small, name), 240, f"{name} says why")
+        status = meters(small, "status")
+        assert status.returncode == 1
+        assert f"the disk of {folders['kafka']} is full: 0 bytes free of 125.8 MB" in status.stderr
+        assert f"the disk of {folders['mongo']} is full: 0 bytes free of 419.4 MB" in status.stderr
+        doctor = meters(small, "doctor")
+        assert f"disk of {folders['kafka']} is full" in doctor.stdout
+    finally:
+        for filler in fillers:
+            filler.remove()
 
-    for filler in fillers:
-        filler.unlink()
     wait_for(lambda: set(states(small).values()) == {"up"}, 400, "both are up by themselves")
     with MongoClient(small.mongo) as client:
         assert client[small.mongo_database]["iot-meter"].count_documents({}) == stored
@@ -122,7 +139,10 @@ def test_the_disk_is_named_with_its_folder_and_free_bytes(tmp_path: Path) -> Non
     try:
         settings = settings_for(tmp_path / "home", lake=str(lake))
         assert full_disk_error(settings) is None
-        fill(lake)
+        filler = Filler(lake)
+        filler.remove()
+        assert full_disk_error(settings) is None
+        filler.fill()
         assert full_disk_line(settings) == f"the disk of {lake} is full: 0 bytes free of 67.1 MB"
         error = full_disk_error(settings)
         assert error and str(error) == (
