@@ -22,6 +22,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from meter_assets.lake import Lake, open_lake
 from metering.errors import MetersError, ServiceAwayError
+from metering.local_services import trouble_note
 from metering.reading import STORED_SPARK_SCHEMA, reading_id_range
 from metering.registry import METER_SPARK_SCHEMA, METERS
 from metering.s3 import probe_store, spark_options
@@ -116,9 +117,11 @@ def _require_answer(remote: str) -> None:
         port = address.port or SPARK_CONNECT_PORT
         socket.create_connection((address.hostname or "", port), timeout=ANSWER_WITHIN_SECONDS).close()
     except OSError as error:
+        settings = load_settings()
+        note = "" if settings.spark_remote else trouble_note(settings, "spark")
         raise ServiceAwayError(
             f"Spark does not answer at {address.hostname}:{address.port or SPARK_CONNECT_PORT}",
-            fix="Start the local stack with `meters up` or set METERS_SPARK_REMOTE",
+            fix=note or "Start the local stack with `meters up` or set METERS_SPARK_REMOTE",
         ) from error
 
 

@@ -1,7 +1,6 @@
 """`meters backfill` and `meters dev`: the daily assets from the command line, and the UI around them."""
 
 import os
-import signal
 import time
 import warnings
 from datetime import date, datetime, timedelta
@@ -9,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from meter_cli.console import counted, err, out, print_json
+from meter_cli.console import NOTE, counted, err, out, print_json
 from metering.errors import MetersError
+from metering.local_services import troubles
 from metering.s3 import probe_store
 from metering.settings import Settings, load_settings
 from metering.store import connect, keep_timezone
@@ -34,11 +34,9 @@ def backfill(
         return
     out.print(f"Materialized {counted(result['days'], 'day')} in run {result['run_id']} ({result['seconds']:.1f} s)")
     for warning in result["warnings"][:MAX_WARNINGS]:
-        out.print(f"[yellow]![/] {warning}", soft_wrap=True)
+        out.print(NOTE, warning, soft_wrap=True)
     if len(result["warnings"]) > MAX_WARNINGS:
-        out.print(
-            f"[yellow]![/] {len(result['warnings']) - MAX_WARNINGS:,} more warnings: see the run's checks in the UI"
-        )
+        out.print(NOTE, f"{len(result['warnings']) - MAX_WARNINGS:,} more warnings: see the run's checks in the UI")
     out.print("Look at them: meters dev", soft_wrap=True)
 
 
@@ -128,12 +126,12 @@ def dev() -> None:
     """Serve the Dagster UI with hot reload on this installation's instance; Ctrl-C ends it."""
     from local_stack.checks import preflight
     from local_stack.dagster import dagster_dev_command, dagster_environment
+    from local_stack.dev_servers import DevServers
     from local_stack.status import status as read_status
 
     settings = load_settings()
     if not read_status(settings)["running"]:
-        raise MetersError("The services that the assets need are not up", fix="Start them: meters up")
+        failed = "; ".join(f"{each.sentence}. Read {each.log}" for each in troubles(settings))
+        raise MetersError("The services that the assets need are not up", fix=failed or "Start them: meters up")
     preflight(settings, ["webserver"])
-    command = dagster_dev_command(settings)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it, and dagster with it SIGTERM
-    os.execve(command[0], command, {**os.environ, **dagster_environment(settings)})  # noqa: S606 - no shell
+    DevServers(dagster_dev_command(settings), {**os.environ, **dagster_environment(settings)}).run()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from meter_cli.console import err, out, print_json
+from meter_cli.console import coloured, err, out, print_json
 from metering.errors import MetersError
 from metering.settings import load_settings
 from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION, connect
@@ -66,7 +66,7 @@ def _print_changes(versions: list[Any]) -> None:
     for version in versions:
         if before is None or before.key != version.key:
             before = None
-            out.print(f"[bold]{version.key}[/]", soft_wrap=True)
+            out.print(coloured(version.key, "bold"), soft_wrap=True)
         since = f"{version.since:%Y-%m-%d %H:%M:%S} UTC"
         if before is None and not version.why:
             out.print(f"  {version.revision}  {since}  first published: {_figures(version.document)}", soft_wrap=True)
@@ -77,7 +77,7 @@ def _print_changes(versions: list[Any]) -> None:
                 out.print("       no longer published", soft_wrap=True)
             for name, (was, now) in changed_figures(before and before.document, version.document).items():
                 if version.document is not None and name not in IDENTITY:
-                    out.print(f"       {name}: {_said(was)} → {_said(now)}", soft_wrap=True, markup=False)
+                    out.print(f"       {name}: {_said(was)} → {_said(now)}", soft_wrap=True)
         before = version
 
 

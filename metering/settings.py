@@ -8,13 +8,14 @@ import re
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from metering.addresses import check_brokers, check_folder, check_mongo_uri, database_of
+from metering.addresses import check_http as _check_http
 from metering.errors import MetersError
 
 LOOPBACK = "127.0.0.1"
@@ -117,7 +118,7 @@ class Settings(BaseSettings):
         default=400, ge=1, description="Figures that have stood longer than this wait for an operator's decision."
     )
     lake: str | None = Field(
-        default=None, description="The Parquet lake: a folder, or s3a://bucket/prefix; unset: <home>/lake."
+        default=None, description="The Parquet lake: an absolute folder, or s3a://bucket/prefix; unset: <home>/lake."
     )
     # Named as every S3 client knows them. The keys are no settings: metering/s3.py.
     s3_endpoint: str | None = Field(
@@ -194,6 +195,33 @@ class Settings(BaseSettings):
         # Child processes run elsewhere: a relative path must mean the same place for them.
         return path.expanduser().absolute()
 
+    @field_validator("home")
+    @classmethod
+    def _no_pattern(cls, path: Path) -> Path:
+        check_folder(str(path))  # the lake and the router's checkpoint are in it
+        return path
+
+    @field_validator("mongo_uri")
+    @classmethod
+    def _mongo_uri(cls, uri: str | None) -> str | None:
+        if uri:
+            check_mongo_uri(uri)
+        return uri
+
+    @field_validator("kafka_bootstrap")
+    @classmethod
+    def _brokers(cls, addresses: str | None) -> str | None:
+        if addresses:
+            check_brokers(addresses)
+        return addresses
+
+    @field_validator("spark_remote")
+    @classmethod
+    def _connect_url(cls, url: str | None) -> str | None:
+        if url and not re.match(r"sc://[^/\s]+", url):
+            raise ValueError("write a Spark Connect URL like sc://host:15002")
+        return url
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, name: str) -> str:
@@ -217,7 +245,12 @@ class Settings(BaseSettings):
     def _folder_or_bucket(cls, lake: str | None) -> str | None:
         if lake and "://" in lake and not S3A_URL.fullmatch(lake):
             raise ValueError("write a folder, or a URL like s3a://bucket/prefix, without keys in it")
-        return lake.rstrip("/") if lake and "://" in lake else lake
+        return _folder(lake.rstrip("/") if "://" in lake else lake) if lake else lake
+
+    @field_validator("router_checkpoint")
+    @classmethod
+    def _checkpoint(cls, place: str | None) -> str | None:
+        return _folder(place) if place else place
 
     @field_validator("webhook_url")
     @classmethod
@@ -238,6 +271,16 @@ class Settings(BaseSettings):
     def _open_http_address(cls, url: str | None) -> str | None:
         _check_http(url)
         return url
+
+    @model_validator(mode="after")
+    def _one_database(self) -> Self:
+        named = database_of(self.mongo_uri) if self.mongo_uri else None
+        if named and named != self.mongo_database:
+            raise ValueError(
+                f"METERS_MONGO_URI names the database {named}, and METERS_MONGO_DATABASE is {self.mongo_database}; set "
+                f"METERS_MONGO_DATABASE={named}, or take it out of the URI and name the login's with authSource="
+            )
+        return self
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -349,10 +392,12 @@ def _variable(name: str) -> str:
     return alias if isinstance(alias, str) else f"METERS_{name.upper()}"
 
 
-def _check_http(url: str | None) -> None:
-    address = urlsplit(url) if url else None
-    if address and (address.scheme not in ("http", "https") or not address.hostname):
-        raise ValueError("it must begin with http:// or https:// and name a host")
+def _folder(place: str) -> str:
+    """The folder or URL, with a leading ~ expanded."""
+    if "://" not in place:
+        place = str(Path(place).expanduser())
+        check_folder(place)
+    return place
 
 
 @cache
@@ -366,8 +411,16 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"])
+        said = first["msg"].removeprefix("Value error, ")
+        name = _variable(str(first["loc"][0])) if first["loc"] else ""
+        what = f"Setting {name} is not usable: {said}" if name else f"The settings do not agree: {said}"
+        raise MetersError(what, fix="Correct it in the environment or in .env") from None
+    except SettingsError as error:
+        found = re.search(r'field "(\w+)"', str(error))
+        name = _variable(found[1]) if found else "METERS_*"
         raise MetersError(
-            f"Setting {_variable(name)} is not usable: {first['msg'].removeprefix('Value error, ')}",
-            fix="Correct it in the environment or in .env",
+            f"Setting {name} is not usable: it is no JSON object", fix='Write one like {"critical": "a-topic"}'
         ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise MetersError(f"The file .env cannot be read: {reason}", fix="Correct it, or move it aside") from None

@@ -9,12 +9,13 @@ from typing import Any
 from pymongo import MongoClient, ReturnDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import AutoReconnect, CollectionInvalid, ConnectionFailure, OperationFailure, PyMongoError
-from pymongo.uri_parser import parse_uri
+from pymongo.errors import CollectionInvalid, ConnectionFailure, OperationFailure, PyMongoError
 
-from metering.errors import MetersError, ServiceAwayError
+from metering.errors import MetersError
 from metering.fault_event import FAULT_DOCUMENT_SCHEMA
 from metering.lost_messages import LOST_MESSAGES
+from metering.mongo_errors import mongo_address as mongo_address
+from metering.mongo_errors import mongo_unavailable as mongo_unavailable
 from metering.reading import DOCUMENT_SCHEMA
 from metering.registry import METERS
 from metering.settings import CHANNELS, Settings
@@ -37,41 +38,6 @@ ABNORMAL_DEVICE_SUMMARY = "abnormal_device_summary"
 DAILY_CONSUMPTION = "daily_consumption"
 
 ANSWER_WITHIN_SECONDS = 10
-
-PASSING_CODES = frozenset(
-    {
-        *(
-            1,
-            8,
-            6,
-            7,
-            43,
-            50,
-            64,
-            79,
-            89,
-            91,
-            112,
-            133,
-            136,
-            175,
-            189,
-            202,
-            217,
-            225,
-            234,
-            237,
-            246,
-            251,
-            262,
-            290,
-            292,
-        ),
-        *(9001, 10058, 10107, 11600, 11601, 11602, 13388, 13435, 13436, 14031, 16500, 17405, 50915),
-    }
-)
-"""MongoDB's codes for what passes: inside errors, time, lost primaries, interrupted work, conflicts, and full disks
-(14031)."""
 
 NAMESPACE_EXISTS = 48
 
@@ -133,12 +99,6 @@ _INDEXES: dict[str, list[list[tuple[str, int]]]] = {
 }
 
 
-def mongo_address(uri: str) -> str:
-    """The hosts of a MongoDB URI, without its credentials."""
-    nodes = parse_uri(uri)["nodelist"]
-    return ",".join(f"{host}:{port}" for host, port in nodes)
-
-
 def connect(settings: Settings) -> Database:
     """Connect, and prove that a primary answers.
 
@@ -158,25 +118,12 @@ def connect(settings: Settings) -> Database:
     except (ConnectionFailure, OperationFailure) as error:
         raise mongo_unavailable(settings, error) from error
     except PyMongoError as error:
-        raise MetersError(f"METERS_MONGO_URI is not a usable MongoDB URI: {error}") from None
-
-
-def mongo_unavailable(settings: Settings, error: PyMongoError) -> MetersError:
-    """The line for a MongoDB that cannot be used now."""
-    address = mongo_address(settings.mongo)
-    if isinstance(error, OperationFailure):
-        return MetersError(
-            f"MongoDB at {address} refused: {(error.details or {}).get('errmsg', error)}",
-            fix="Check the user, password and rights in METERS_MONGO_URI",
-        )
-    return ServiceAwayError(
-        f"MongoDB does not answer at {address}", fix="Start the local stack with `meters up` or set METERS_MONGO_URI"
-    )
-
-
-def is_worth_another_try(error: PyMongoError) -> bool:
-    """May the same work succeed later? Not where MongoDB refuses the user or the command itself."""
-    return isinstance(error, AutoReconnect) or (isinstance(error, OperationFailure) and error.code in PASSING_CODES)
+        # Without the library's words, which may hold a part of the password.
+        raise MetersError(
+            f"METERS_MONGO_URI is not usable ({type(error).__name__})", fix="See .env.example for its form"
+        ) from None
+    except ValueError:
+        raise MetersError("METERS_MONGO_URI is not usable", fix="See .env.example for its form") from None
 
 
 def keep_timezone(database: Database, timezone: str) -> None:

@@ -26,8 +26,9 @@ from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
 from metering.local_days import touch_days
+from metering.mongo_errors import is_worth_another_try, mongo_unavailable
 from metering.settings import DEAD_LETTERS_TOPIC, Settings
-from metering.store import connect, ensure_collections, is_worth_another_try, keep_timezone, mongo_unavailable
+from metering.store import connect, ensure_collections, keep_timezone
 from streaming.batch import READINGS_FEED, Batch, Counts, Feed
 from streaming.bounded import bound
 from streaming.dead_letters import PUT_OUT, DeadLetterTransactions, ensure_dead_letters_topic

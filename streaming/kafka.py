@@ -23,6 +23,7 @@ from kafka.errors import (
 from kafka.structs import TopicPartition
 
 from metering.errors import MetersError, ServiceAwayError
+from metering.local_services import trouble_note
 from metering.settings import Settings
 
 ANSWER_WITHIN_SECONDS = 10
@@ -53,9 +54,10 @@ def kafka_error(settings: Settings, error: KafkaError) -> MetersError:
 
 
 def _unavailable(settings: Settings) -> MetersError:
+    note = "" if settings.kafka_bootstrap else trouble_note(settings, "kafka")
     return ServiceAwayError(
         f"Kafka does not answer at {settings.kafka}",
-        fix="Start the local stack with `meters up` or set METERS_KAFKA_BOOTSTRAP",
+        fix=note or "Start the local stack with `meters up` or set METERS_KAFKA_BOOTSTRAP",
     )
 
 
