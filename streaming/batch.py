@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from pymongo.collection import Collection
-from pymongo.errors import AutoReconnect, BulkWriteError
+from pymongo.errors import BulkWriteError, OperationFailure
 
 from metering.fault_event import MAX_EVENT_BYTES, fault_document, parse_fault_event
 from metering.reading import MAX_MESSAGE_BYTES, parse_reading, to_document
@@ -180,10 +180,10 @@ class Batch:
     def store(self, collection: Collection) -> None:
         """Insert what is new, and judge what was seen before.
 
-        After an AutoReconnect it may be called again: what an earlier attempt has stored is recognised as its own.
+        After an error it may be called again: what an earlier attempt has stored is recognised as its own.
 
         Raises:
-            pymongo.errors.AutoReconnect: MongoDB went away, or did not acknowledge.
+            pymongo.errors.PyMongoError: MongoDB does not answer, or did not acknowledge.
         """
         self._attempts += 1
         documents = [document for document, _ in self._firsts.values()]
@@ -193,7 +193,7 @@ class Batch:
                 collection.insert_many(documents, ordered=False)
             except BulkWriteError as error:
                 failures = error.details["writeErrors"]
-                _raise_if_worth_another_try(error)
+                _raise_if_unjudged(error)
         kept = self._stored_before(collection, documents, failures)
         counts = self.counts
         counts.stored += len(documents) - len(failures)
@@ -269,10 +269,12 @@ class Batch:
             counts.refused += messages
 
 
-def _raise_if_worth_another_try(error: BulkWriteError) -> None:
-    codes = {failure["code"] for failure in error.details["writeErrors"]}
-    if error.details.get("writeConcernErrors") or codes - {DUPLICATE_KEY, DOCUMENT_VALIDATION_FAILURE}:
-        raise AutoReconnect(str(error.details)[:500]) from error
+def _raise_if_unjudged(error: BulkWriteError) -> None:
+    """Raise what the database says beside duplicates and refused documents, which are judged one by one."""
+    judged = {DUPLICATE_KEY, DOCUMENT_VALIDATION_FAILURE}
+    for each in (*error.details["writeErrors"], *error.details.get("writeConcernErrors", ())):
+        if each["code"] not in judged:
+            raise OperationFailure(str(each.get("errmsg", "")), each["code"], each) from error
 
 
 def _describe(error: ValidationError) -> str:
