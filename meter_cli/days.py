@@ -11,6 +11,7 @@ import typer
 
 from meter_cli.console import counted, err, out, print_json
 from metering.errors import MetersError
+from metering.processes import own_process
 from metering.s3 import probe_store
 from metering.settings import Settings, load_settings
 from metering.store import connect, keep_timezone
@@ -58,7 +59,7 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
     import dagster as dg
 
     warnings.filterwarnings("ignore", category=UserWarning, module="dagster")
-    from meter_assets.dead_runs import PROCESS_TAG, end_dead_runs, own_process
+    from meter_assets.dead_runs import PROCESS_TAG, end_dead_runs
     from meter_assets.definitions import defs
     from meter_assets.failures import failure_line
     from meter_assets.partitions import LOCAL_DAYS
