@@ -37,6 +37,8 @@ from metering.store import (
     ensure_collections,
 )
 
+pytestmark = pytest.mark.timeout(600)  # the first one's time is the stack's, too
+
 NOW = datetime(2024, 5, 27, 12, tzinfo=UTC)
 DAYS = [date(2024, 5, 1) + timedelta(days=number) for number in range(10)]
 FIGURES = (DAILY_AVERAGES, DAILY_CONSUMPTION, ABNORMAL_DEVICE_SUMMARY)

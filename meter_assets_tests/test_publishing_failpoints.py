@@ -1,0 +1,101 @@
+"""MongoDB fails while a day is published, in every way and at every step: afterwards the day is whole, once."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from meter_assets_tests.days_support import Installation, assert_whole, failpoint
+from meter_assets_tests.runner_support import Runner
+from metering.local_days import read_day, touch_days
+from metering.reading import reading_id
+from metering.store import (
+    ABNORMAL_DEVICE_SUMMARY,
+    DAILY_AVERAGES,
+    DAILY_CONSUMPTION,
+    LOCAL_DAYS,
+    READINGS,
+    REVISIONS,
+    ensure_collections,
+)
+
+pytestmark = pytest.mark.timeout(900)  # the first one's time is the stack's, too
+
+DAY = date(2024, 5, 1)
+MIDNIGHT = datetime(2024, 5, 1, tzinfo=UTC)
+
+TWICE = {"times": 2}
+"""The driver itself tries once more: the second failure is the run's."""
+
+STEPDOWN, INSIDE, DISK_FULL, TIME_OVER, NO_TRANSACTION = ({"errorCode": code} for code in (189, 1, 14031, 262, 251))
+CLOSED = {"closeConnection": True}
+UNSURE = {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
+
+STEPS: dict[str, list[tuple[str, str | None, dict[str, Any]]]] = {
+    "marks": [("update", LOCAL_DAYS, how) for how in (STEPDOWN, CLOSED, UNSURE, DISK_FULL)],
+    "reads": [
+        ("find", DAILY_AVERAGES, STEPDOWN),
+        ("find", DAILY_CONSUMPTION, CLOSED),
+        ("find", ABNORMAL_DEVICE_SUMMARY, TIME_OVER),
+        ("aggregate", REVISIONS, INSIDE),
+        ("aggregate", REVISIONS, CLOSED),
+    ],
+    "writes": [
+        ("update", DAILY_AVERAGES, CLOSED),
+        ("update", DAILY_CONSUMPTION, DISK_FULL),
+        ("insert", REVISIONS, INSIDE),
+        ("insert", REVISIONS, CLOSED),
+    ],
+    "commits": [("commitTransaction", None, how) for how in (STEPDOWN, CLOSED, UNSURE, NO_TRANSACTION, DISK_FULL)],
+}
+"""Command, collection and failure, by what a day's publishing is made of."""
+
+
+def store(city: Installation, *, hour: float, usage_kwh: float = 1.5) -> None:
+    """A reading of each of three meters, as ingest stores it."""
+    at = MIDNIGHT + timedelta(hours=hour)
+    city.database[READINGS].insert_many(
+        {
+            **{"_id": reading_id(at, f"em{meter}"), "device_id": f"em{meter}", "timestamp": at},
+            **{"meter_type": "electricity", "usage_kwh": usage_kwh, "schema_version": 1, "received_at": at},
+        }
+        for meter in (1, 2, 3)
+    )
+    touch_days(city.database, [DAY], datetime.now(UTC))
+
+
+@pytest.fixture
+def city(installation: Installation) -> Installation:
+    ensure_collections(installation.database)
+    installation.choose(unknown_meters=False)
+    store(installation, hour=0)
+    store(installation, hour=0.5, usage_kwh=-1)
+    return installation
+
+
+@pytest.fixture
+def runner(city: Installation) -> Iterator[Runner]:
+    with Runner(city) as process:
+        assert process.compute(str(DAY))["success"]
+        assert_whole(city, str(DAY))
+        yield process
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_a_day_is_whole_after_each_failure_and_no_revision_is_doubled(city: Installation, runner: Runner, steps: str):
+    for number, (command, collection, how) in enumerate(STEPS[steps], start=1):
+        what = f"{command} of {collection}: {how}"
+        store(city, hour=number, usage_kwh=-1)
+        store(city, hour=number + 0.5)
+        where = {"namespace": f"{city.database.name}.{collection}"} if collection else {}
+        with failpoint(city, TWICE, failCommands=[command], **where, **how) as entered:
+            runner.begin({"ops": {"recompute_days": {"config": {"days": [str(DAY)]}}}})
+            entered(2 if "errorCode" in how or "closeConnection" in how else 1)
+            answer = runner.answer()
+        assert answer["success"], (what, answer["failure"])
+        assert_whole(city, str(DAY))
+        day = read_day(city.database, DAY)
+        assert (day.is_late, day.publishing) == (False, ()), what
+        averages = city.database[DAILY_AVERAGES].find_one({"calculation_date": str(DAY)})
+        assert averages and averages["revision"] == number + 1, what
