@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from kafka.structs import OffsetAndMetadata
 from pymongo import MongoClient
 
 from meter_assets_tests.support import meters
-from metering.reading import encode_message
+from metering.local_days import touch_days
+from metering.reading import encode_message, reading_id
 from metering.settings import READINGS_TOPIC, Settings
+from metering.store import READINGS
 from streaming.batch import READINGS_FEED, Feed
 from streaming.kafka import Sender, ensure_topics, open_consumer, partitions_of
 
@@ -108,6 +111,19 @@ def failpoint(city: Installation, mode: Any, **data: Any) -> Iterator[Callable[[
         yield entered
     finally:
         admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+
+def store_readings(city: Installation, day: date, *, hour: float, usage_kwh: float = 1.5) -> None:
+    """A reading of each of three meters, as ingest stores them, without Kafka."""
+    at = datetime.combine(day, time(), UTC) + timedelta(hours=hour)
+    city.database[READINGS].insert_many(
+        {
+            **{"_id": reading_id(at, f"em{meter}"), "device_id": f"em{meter}", "timestamp": at},
+            **{"meter_type": "electricity", "usage_kwh": usage_kwh, "schema_version": 1, "received_at": at},
+        }
+        for meter in (1, 2, 3)
+    )
+    touch_days(city.database, [day], datetime.now(UTC))
 
 
 def assert_whole(city: Installation, *days: str) -> None:

@@ -16,8 +16,9 @@ from alerting.silent import check_silence
 from meter_assets.history import read_history
 from meter_assets.publish import Edition, publish_day
 from meter_assets_tests.alert_support import fault
-from meter_assets_tests.days_support import Installation, readings
+from meter_assets_tests.days_support import Installation, assert_whole, store_readings
 from meter_assets_tests.plans_support import assert_no_collection_scans
+from meter_assets_tests.runner_support import Runner
 from metering.local_days import DAILY_ASSETS, begin_days, dismiss_day, finished_days, read_day, touch_days
 from metering.local_days import unsettled_days as read_unsettled_days
 from metering.publishing import Publishing, begin_publishing, end_publishing
@@ -165,15 +166,19 @@ def test_a_run_reads_its_days_and_nothing_else(installation: Installation):
     """Spark's connector included: it must find a day by the range of its keys."""
     database = installation.database
     ensure_collections(database)
-    days = [str(day) for day in DAYS[:4]]
     installation.choose(unknown_meters=False)
-    installation.send(*readings(*days))
-    installation.run("backfill", days[0], days[2])
-    installation.send(*readings(days[1], hours=(18,)))
+    for day in DAYS[:4]:
+        store_readings(installation, day, hour=0)
+        store_readings(installation, day, hour=6, usage_kwh=-1)
+    with Runner(installation) as runner:
+        assert runner.compute(*map(str, DAYS[:3]))["success"]
+        store_readings(installation, DAYS[1], hour=12)
 
-    def work() -> None:
-        installation.run("late")
-        installation.run("backfill", days[1])
-        installation.run("history", DAILY_AVERAGES, days[1])
-
-    assert_no_collection_scans(database, work, allowed=[METERS], reads=[READINGS, *FIGURES, REVISIONS, LOCAL_DAYS])
+        answer = assert_no_collection_scans(
+            database,
+            lambda: runner.compute(str(DAYS[1])),
+            allowed=[METERS],  # a day needs all of the registry
+            reads=[READINGS, *FIGURES, REVISIONS, LOCAL_DAYS],
+        )
+    assert answer["success"], answer["failure"]
+    assert_whole(installation, str(DAYS[1]))

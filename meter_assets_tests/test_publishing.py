@@ -1,12 +1,11 @@
 """A day is published whole: until all figures are of one run it says `publishing`, and what was cut off is finished."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -15,20 +14,19 @@ from pymongo.database import Database
 
 from local_stack.dagster import dagster_environment
 from meter_assets import up_to_date
-from meter_assets.sensors.late_readings import late_readings_sensor
-from meter_assets_tests.days_support import Installation, assert_whole, electricity, failpoint, readings
-from meter_assets_tests.runner_support import Runner
-from meter_assets_tests.support import meters
-from metering.local_days import begin_days, read_day, unsettled_days
+from meter_assets.sensors.late_readings import late_readings_sensor, plan_run
+from meter_assets_tests.days_support import Installation, assert_whole, failpoint, store_readings
+from meter_assets_tests.runner_support import Runner, config_of
+from meter_assets_tests.support import meters, wait_for
+from metering.local_days import begin_days, read_day, touch_days, unsettled_days
 from metering.processes import own_process
 from metering.publishing import LEASE, Publishing, begin_publishing, end_publishing
-from metering.settings import load_settings
+from metering.settings import Settings, load_settings
+from metering.store import DAILY_AVERAGES, DAILY_CONSUMPTION, ensure_collections
 
 DAY, AFTER = date(2024, 5, 1), date(2030, 1, 1)
 ALL, SOME = ("averages", "consumption"), ("averages",)
 pytestmark = pytest.mark.timeout(600)  # the first one's time is the stack's, too
-
-METERS = Path(sys.executable).with_name("meters")
 
 
 def a_dead_process() -> str:
@@ -105,13 +103,23 @@ def test_a_process_that_nobody_has_waited_for_has_ended(mongo):
     child.wait()
 
 
+def test_an_interrupted_day_is_computed_at_once_and_does_not_wait_for_quiet(mongo):
+    begin(mongo, process=a_dead_process())
+    touch_days(mongo, [DAY], datetime.now(UTC))
+    now, patient = datetime.now(UTC), Settings(late_quiet_seconds=600)
+    due = [read_day(mongo, DAY)]
+    plan = plan_run(due, [], since=now, now=now, settings=patient, interrupted={DAY})
+    assert (plan.days, "were half published" in plan.says) == ([DAY], True)
+    assert plan_run(due, [], since=now, now=now, settings=patient).days == []
+
+
 @pytest.fixture
 def city(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
-    """A day that is published, and late readings that are not; the settings also hold in this process."""
+    """Readings of a day; the installation's settings hold in this process, too."""
+    ensure_collections(installation.database)
     installation.choose(unknown_meters=False, late_quiet_seconds=0)
-    installation.send(*readings(str(DAY)), electricity("em2", f"{DAY}T13:00:00Z", -1))
-    installation.run("backfill", str(DAY))
-    installation.send(*readings(str(DAY), hours=(18,)), electricity("em3", f"{DAY}T19:00:00Z", -1))
+    store_readings(installation, DAY, hour=0)
+    store_readings(installation, DAY, hour=0.5, usage_kwh=-1)
     for name, value in installation.settings.environment().items():
         monkeypatch.setenv(name, value)
     load_settings.cache_clear()
@@ -120,42 +128,57 @@ def city(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterato
     load_settings.cache_clear()
 
 
-def kill_while_publishing(city: Installation, collection: str) -> None:
-    """SIGKILL `meters backfill` where it writes the day's documents of that collection."""
-    write = {"failCommands": ["update", "insert"], "namespace": f"{city.database.name}.{collection}"}
-    with failpoint(city, "alwaysOn", blockConnection=True, blockTimeMS=5_000, **write) as entered:
-        run = subprocess.Popen([METERS, "backfill", str(DAY)], env=city.environment, stderr=subprocess.DEVNULL)
-        entered(1)
-        run.send_signal(signal.SIGKILL)
-        run.wait()
+def kill_while_publishing(city: Installation, collection: str) -> str:
+    """Publish the day, and SIGKILL the next run's process where it writes a document of that collection; its id."""
+    with Runner(city) as worker:
+        assert worker.compute(str(DAY))["success"]
+        assert_whole(city, str(DAY))
+        store_readings(city, DAY, hour=18)
+        store_readings(city, DAY, hour=18.5, usage_kwh=-1)
+        write = {"failCommands": ["update"], "namespace": f"{city.database.name}.{collection}"}
+        with failpoint(city, "alwaysOn", blockConnection=True, blockTimeMS=5_000, **write) as entered:
+            worker.begin(config_of([str(DAY)]))
+            entered(1)
+            worker.process.kill()
+            worker.process.wait()
+    (mark,) = read_day(city.database, DAY).publishing
+    return mark.run_id
 
 
-def tick(city: Installation, cursor: str | None = None) -> dg.SensorResult:
-    """One look of late_readings_sensor, as the daemon takes it."""
+@contextmanager
+def dagster(city: Installation) -> Iterator[dg.DagsterInstance]:
+    """The installation's own instance."""
+    dagster_environment(city.settings)
     with dg.DagsterInstance.from_config(str(city.settings.dagster_home)) as instance:
-        result: Any = late_readings_sensor(dg.build_sensor_context(instance=instance, cursor=cursor))
-        return result
+        yield instance
 
 
-@pytest.mark.parametrize("collection", ["daily_averages", "daily_consumption"])
-def test_a_day_that_a_killed_run_left_half_published_says_so_and_is_finished_by_the_sensor(
-    city: Installation, collection: str
-):
-    kill_while_publishing(city, collection)
+def test_a_day_that_a_killed_run_left_half_published_says_so_and_is_finished_by_the_sensor(city: Installation):
+    killed = kill_while_publishing(city, DAILY_CONSUMPTION)
     with pytest.raises(AssertionError):
         assert_whole(city, str(DAY))
 
     (late,) = city.run("late")
-    assert (late["day"], late["reason"]) == (str(DAY), "interrupted")
-    assert late["publishing_run"]
-    told = meters(city.settings, "history", "daily_averages", str(DAY))
-    assert f"{DAY}: publishing since" in told.stderr
-    assert "was interrupted" in told.stderr
+    assert (late["day"], late["reason"], late["publishing_run"]) == (str(DAY), "interrupted", killed)
+    history = meters(city.settings, "history", DAILY_AVERAGES, str(DAY))
+    assert f"{DAY}: publishing since" in history.stderr
+    assert f"run {killed} was interrupted" in history.stderr
     dismissed = meters(city.settings, "late", "dismiss", str(DAY))
     assert (dismissed.returncode, "half published" in dismissed.stderr) == (1, True)
 
-    dagster_environment(city.settings)
-    (request,) = tick(city).run_requests or []
+    with dagster(city) as instance:
+
+        def ticked() -> list[dg.RunRequest]:
+            result: Any = late_readings_sensor(dg.build_sensor_context(instance=instance))
+            return result.run_requests or []
+
+        def status() -> dg.DagsterRunStatus | None:
+            run = instance.get_run_by_id(killed)
+            return run.status if run else None
+
+        assert status() == dg.DagsterRunStatus.STARTED, "no code server has looked after it"
+        (request,) = wait_for(ticked, 120, "the sensor has the day computed, after the pause that follows a failed run")
+        assert status() == dg.DagsterRunStatus.FAILURE
     with Runner(city) as runner:
         runner.begin(request.run_config)
         result = runner.answer()
@@ -164,19 +187,4 @@ def test_a_day_that_a_killed_run_left_half_published_says_so_and_is_finished_by_
     assert "was interrupted" in result["up_to_date"][0][1]
     assert_whole(city, str(DAY))
     assert city.run("late") == []
-    assert "publishing" not in meters(city.settings, "history", "daily_averages", str(DAY)).stderr
-
-
-def test_a_killed_runs_day_is_finished_although_no_reading_has_come_and_by_hand_too(city: Installation):
-    """Its figures are of different fault rules, say, while all readings are in them: not late, and not whole."""
-    kill_while_publishing(city, "daily_consumption")
-    for asset in ("raw_readings", "daily_averages", "abnormal_device_summary", "daily_consumption"):
-        city.database["local_days"].update_one({"_id": str(DAY)}, {"$set": {f"assets.{asset}.changes": 99}})
-    (late,) = city.run("late")
-    assert late["reason"] == "interrupted"
-    dagster_environment(city.settings)
-    assert tick(city).run_requests
-    city.run("backfill", str(DAY))
-    assert_whole(city, str(DAY))
-    assert city.run("late") == []
-    assert not tick(city).run_requests
+    assert "publishing" not in meters(city.settings, "history", DAILY_AVERAGES, str(DAY)).stderr

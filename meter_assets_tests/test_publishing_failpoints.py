@@ -1,21 +1,19 @@
 """MongoDB fails while a day is published, in every way and at every step: afterwards the day is whole, once."""
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from typing import Any
 
 import pytest
 
-from meter_assets_tests.days_support import Installation, assert_whole, failpoint
-from meter_assets_tests.runner_support import Runner
-from metering.local_days import read_day, touch_days
-from metering.reading import reading_id
+from meter_assets_tests.days_support import Installation, assert_whole, failpoint, store_readings
+from meter_assets_tests.runner_support import Runner, config_of
+from metering.local_days import read_day
 from metering.store import (
     ABNORMAL_DEVICE_SUMMARY,
     DAILY_AVERAGES,
     DAILY_CONSUMPTION,
     LOCAL_DAYS,
-    READINGS,
     REVISIONS,
     ensure_collections,
 )
@@ -23,7 +21,6 @@ from metering.store import (
 pytestmark = pytest.mark.timeout(900)  # the first one's time is the stack's, too
 
 DAY = date(2024, 5, 1)
-MIDNIGHT = datetime(2024, 5, 1, tzinfo=UTC)
 
 TWICE = {"times": 2}
 """The driver itself tries once more: the second failure is the run's."""
@@ -52,25 +49,12 @@ STEPS: dict[str, list[tuple[str, str | None, dict[str, Any]]]] = {
 """Command, collection and failure, by what a day's publishing is made of."""
 
 
-def store(city: Installation, *, hour: float, usage_kwh: float = 1.5) -> None:
-    """A reading of each of three meters, as ingest stores it."""
-    at = MIDNIGHT + timedelta(hours=hour)
-    city.database[READINGS].insert_many(
-        {
-            **{"_id": reading_id(at, f"em{meter}"), "device_id": f"em{meter}", "timestamp": at},
-            **{"meter_type": "electricity", "usage_kwh": usage_kwh, "schema_version": 1, "received_at": at},
-        }
-        for meter in (1, 2, 3)
-    )
-    touch_days(city.database, [DAY], datetime.now(UTC))
-
-
 @pytest.fixture
 def city(installation: Installation) -> Installation:
     ensure_collections(installation.database)
     installation.choose(unknown_meters=False)
-    store(installation, hour=0)
-    store(installation, hour=0.5, usage_kwh=-1)
+    store_readings(installation, DAY, hour=0)
+    store_readings(installation, DAY, hour=0.5, usage_kwh=-1)
     return installation
 
 
@@ -86,11 +70,11 @@ def runner(city: Installation) -> Iterator[Runner]:
 def test_a_day_is_whole_after_each_failure_and_no_revision_is_doubled(city: Installation, runner: Runner, steps: str):
     for number, (command, collection, how) in enumerate(STEPS[steps], start=1):
         what = f"{command} of {collection}: {how}"
-        store(city, hour=number, usage_kwh=-1)
-        store(city, hour=number + 0.5)
+        store_readings(city, DAY, hour=number, usage_kwh=-1)
+        store_readings(city, DAY, hour=number + 0.5)
         where = {"namespace": f"{city.database.name}.{collection}"} if collection else {}
         with failpoint(city, TWICE, failCommands=[command], **where, **how) as entered:
-            runner.begin({"ops": {"recompute_days": {"config": {"days": [str(DAY)]}}}})
+            runner.begin(config_of([str(DAY)]))
             entered(2 if "errorCode" in how or "closeConnection" in how else 1)
             answer = runner.answer()
         assert answer["success"], (what, answer["failure"])

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,16 @@ from pyspark.sql.connect.client import SparkConnectClient
 from local_stack import LocalStack
 from meter_assets.failures import full_disk, is_of_spark, mongo_failure, spark_is_gone
 from meter_assets.resources import SHARED_SESSION
-from meter_assets_tests.days_support import Installation, assert_whole, failpoint
+from meter_assets_tests.days_support import Installation, assert_whole, failpoint, store_readings
 from meter_assets_tests.runner_support import Runner, config_of
 from meter_assets_tests.support import settings_for
-from meter_assets_tests.test_publishing_failpoints import DAY, store
 from metering.errors import ServiceAwayError
 from metering.settings import Settings
 from metering.store import READINGS, ensure_collections
 
 pytestmark = pytest.mark.timeout(900)  # a Spark of its own, which is started twice
+
+DAY = date(2024, 5, 1)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def own_spark(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> It
 def city(installation: Installation, own_spark: LocalStack) -> Installation:
     ensure_collections(installation.database)
     installation.choose(unknown_meters=False, spark_port=own_spark.settings.spark_port)
-    store(installation, hour=0)
+    store_readings(installation, DAY, hour=0)
     return installation
 
 
