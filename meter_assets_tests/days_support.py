@@ -119,7 +119,7 @@ def store_readings(city: Installation, day: date, *, hour: float, usage_kwh: flo
     city.database[READINGS].insert_many(
         {
             **{"_id": reading_id(at, f"em{meter}"), "device_id": f"em{meter}", "timestamp": at},
-            **{"meter_type": "electricity", "usage_kwh": usage_kwh, "schema_version": 1, "received_at": at},
+            **{"meter_type": "electricity", "usage_kwh": float(usage_kwh), "schema_version": 1, "received_at": at},
         }
         for meter in (1, 2, 3)
     )
