@@ -167,20 +167,31 @@ def test_a_day_that_a_killed_run_left_half_published_says_so_and_is_finished_by_
     assert (dismissed.returncode, "half published" in dismissed.stderr) == (1, True)
 
     with dagster(city) as instance:
+        cursor: str | None = None
+        told: list[str] = []
 
-        def ticked() -> list[dg.RunRequest]:
-            result: Any = late_readings_sensor(dg.build_sensor_context(instance=instance))
-            return result.run_requests or []
+        def computes_days() -> Any:
+            """One tick; the run configuration that it asks for, if that computes a day."""
+            nonlocal cursor
+            result: Any = late_readings_sensor(dg.build_sensor_context(instance=instance, cursor=cursor))
+            cursor = result.cursor
+            for request in result.run_requests or []:
+                config = request.run_config["ops"]["recompute_days"]["config"]
+                told.extend(config["told"])
+                if config["days"]:
+                    return request.run_config
+            return None
 
         def status() -> dg.DagsterRunStatus | None:
             run = instance.get_run_by_id(killed)
             return run.status if run else None
 
         assert status() == dg.DagsterRunStatus.STARTED, "no code server has looked after it"
-        (request,) = wait_for(ticked, 120, "the sensor has the day computed, after the pause that follows a failed run")
+        run_config = wait_for(computes_days, 120, "the day is computed, after the pause that follows a failed run")
+        assert told == [str(DAY), str(DAY)], "the check says `publishing` during the pause, and until the day is whole"
         assert status() == dg.DagsterRunStatus.FAILURE
     with Runner(city) as runner:
-        runner.begin(request.run_config)
+        runner.begin(run_config)
         result = runner.answer()
     assert result["success"], result["failure"]
     assert [passed for passed, _ in result["up_to_date"]] == [False, True]
