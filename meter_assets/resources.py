@@ -3,7 +3,7 @@
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import reduce
 from typing import Any
@@ -20,6 +20,7 @@ from pymongo.errors import PyMongoError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
+from meter_assets.failures import full_disk, is_of_spark, mongo_failure, spark_is_gone
 from meter_assets.lake import Lake, open_lake
 from metering.errors import MetersError, ServiceAwayError
 from metering.local_services import trouble_note
@@ -27,7 +28,7 @@ from metering.reading import STORED_SPARK_SCHEMA, reading_id_range
 from metering.registry import METER_SPARK_SCHEMA, METERS
 from metering.s3 import probe_store, spark_options
 from metering.settings import Settings, load_settings
-from metering.store import READINGS, connect, ensure_collections, keep_timezone, mongo_unavailable
+from metering.store import READINGS, connect, ensure_collections, keep_timezone
 
 SPARK_CONNECT_PORT = 15002
 ANSWER_WITHIN_SECONDS = 10
@@ -92,8 +93,12 @@ class SparkResource(LazyPySparkResource):
                 session.release_session_on_close = False  # it would wait for the server
             else:
                 if SHARED_SESSION in self._remote:
-                    session.interruptTag(self._tag)
-        session.stop()
+                    # A server that was restarted knows no such session: there is nothing left to interrupt in it, and
+                    # its error must not take the place of the one for which the session is left.
+                    with suppress(PySparkException, RpcError, ValueError):
+                        session.interruptTag(self._tag)
+        with suppress(PySparkException, Py4JError, RpcError, ValueError):
+            session.stop()
 
 
 def require_spark(settings: Settings) -> None:
@@ -207,21 +212,31 @@ class MongoResource(dg.ConfigurableResource):
 
 @contextmanager
 def service_errors(settings: Settings) -> Iterator[None]:
-    """Say of an error of MongoDB or Spark whether a service is away: then the same work may succeed later.
+    """Say of an error of MongoDB, Spark or a disk whether it may pass: then the same work may succeed later.
 
     Raises:
-        ServiceAwayError: MongoDB, Spark or the lake's object store does not answer.
+        ServiceAwayError: MongoDB, Spark or the lake's object store does not answer, Spark has lost the session, or a
+            disk is full.
         MetersError: one of them refuses.
     """
     try:
         yield
     except PyMongoError as error:
-        raise mongo_unavailable(settings, error) from error
-    except (PySparkException, Py4JError, RpcError):  # Spark's own errors, and those of a connection that broke
+        raise mongo_failure(settings, error) from error
+    except Exception as error:
+        if full := full_disk(settings, error):
+            raise full from error
+        if not is_of_spark(error):
+            raise
         connect(settings).client.close()  # Spark reads from it, too
         require_spark(settings)
         if settings.is_lake_in_s3:
             probe_store(settings)
+        if spark_is_gone(error):
+            raise ServiceAwayError(
+                "Spark ended or lost this run's session, and answers again",
+                fix="Try again; if it stays so, read Spark's log",
+            ) from error
         raise
 
 

@@ -3,17 +3,20 @@
 import os
 import time
 import warnings
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
+from pymongo.errors import PyMongoError
 
 from meter_cli.console import NOTE, counted, err, out, print_json
 from metering.errors import MetersError
+from metering.local_days import unsettled_days
 from metering.local_services import troubles
+from metering.processes import own_process
 from metering.s3 import probe_store
 from metering.settings import Settings, load_settings
-from metering.store import connect, keep_timezone
+from metering.store import connect, keep_timezone, mongo_unavailable
 
 MAX_WARNINGS = 10
 
@@ -44,7 +47,8 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
     """Materialize the days [first, last] in one run of `daily_readings_job` in this process.
 
     Returns:
-        run_id, first, last, days, seconds, and `warnings`: what the checks that failed say.
+        run_id, first, last, days, seconds, and `warnings`: what the checks that failed say, and which days an
+            interrupted run has left half published.
 
     Raises:
         MetersError: a day is no partition, a service is away, MongoDB holds days of another time zone, or the run
@@ -56,7 +60,7 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
     import dagster as dg
 
     warnings.filterwarnings("ignore", category=UserWarning, module="dagster")
-    from meter_assets.dead_runs import PROCESS_TAG, end_dead_runs, own_process
+    from meter_assets.dead_runs import PROCESS_TAG, end_dead_runs
     from meter_assets.definitions import defs
     from meter_assets.failures import failure_line
     from meter_assets.partitions import LOCAL_DAYS
@@ -101,8 +105,25 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 3),
         "warnings": [
             f"{each.check_name}, {each.description}" for each in evaluations if not each.passed and each.description
-        ],
+        ]
+        + _half_published(settings),
     }
+
+
+def _half_published(settings: Settings) -> list[str]:
+    now = datetime.now(UTC)
+    database = connect(settings)
+    try:
+        days = unsettled_days(database, before=now.astimezone(settings.zone).date())
+    except PyMongoError as error:
+        raise mongo_unavailable(settings, error) from error
+    finally:
+        database.client.close()
+    return [
+        f"{day.day} is half published, because a run was interrupted; to finish it: meters backfill {day.day}"
+        for day in days
+        if day.is_interrupted(now)
+    ]
 
 
 def _require_partitions(first: date, last: date, partitions: Any) -> None:

@@ -9,6 +9,8 @@ from rich.table import Table
 
 from meter_cli.console import coloured, err, out, print_json
 from metering.errors import MetersError
+from metering.local_days import read_day
+from metering.publishing import publishing_line
 from metering.settings import load_settings
 from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION, connect
 
@@ -36,8 +38,12 @@ def history(
     database = connect(settings)
     try:
         versions = read_history(database, asset, day.date().isoformat(), key=key)
+        now = datetime.now(UTC)
+        mark = read_day(database, day.date()).mark(now)
     finally:
         database.client.close()
+    if mark:
+        err.print(f"[yellow]![/] {day.date()}: {publishing_line(mark, now)}. See meters late", soft_wrap=True)
     if instant:
         versions = as_of(versions, instant)
     if as_json:
