@@ -1,0 +1,6 @@
+"""The table: every row, in the order in which they run. Rows of the same services stand together."""
+
+from faults.row import Row
+from faults.rows import ingest
+
+ROWS: tuple[Row, ...] = (*ingest.ROWS,)
