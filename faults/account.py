@@ -1,4 +1,4 @@
-"""The law: produced = stored + duplicates + dead letters + lost, message by message, out of what really stands there."""
+"""The law, message by message: produced = stored + duplicates + dead letters + lost, out of what stands there."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,9 +52,7 @@ def lost_places(database: Database, eras: Mapping[str, int], reader: str) -> set
     }
 
 
-def account(
-    database: Database, sent: Sequence[Message], letters: Iterable[Message], lost: set[Place], *, ordered: bool = True
-) -> Account:
+def account(database: Database, sent: Sequence[Message], letters: Iterable[Message], lost: set[Place]) -> Account:
     """Hold what was sent against what is stored, dead-lettered and recorded as lost.
 
     Args:
@@ -62,7 +60,6 @@ def account(
         sent: every message that was ever on iot-meter.
         letters: the committed messages of iot-meter-dlq.
         lost: see lost_places.
-        ordered: did readings of one identity keep their order? Otherwise any of their payloads may be the stored one.
     """
     of_lost = [message for message in sent if _place(message) in lost]
     expected = expect(message for message in sent if _place(message) not in lost)
@@ -76,7 +73,7 @@ def account(
         lost=len(of_lost),
         expected=expected,
     )
-    _check_readings(result, stored, ordered)
+    _check_readings(result, stored)
     _check_letters(result, written)
     if result.produced != result.stored + result.duplicates + result.dead_letters + result.lost and not (
         result.missing or result.doubled or result.wrong
@@ -85,27 +82,30 @@ def account(
     return result
 
 
+def source_of(letter: Message) -> tuple[int, int]:
+    """Partition and offset of the message that the dead letter was."""
+    partition, offset = (int(letter.headers.get(SOURCE + name, b"-1")) for name in ("partition", "offset"))
+    return partition, offset
+
+
 def _place(message: Message) -> Place:
     return message.era, message.partition, message.offset
 
 
-def _check_readings(result: Account, stored: Mapping[str, Mapping[str, Any]], ordered: bool) -> None:
+def _check_readings(result: Account, stored: Mapping[str, Mapping[str, Any]]) -> None:
     readings = result.expected.readings
     result.missing += [f"reading {key} is not stored" for key in readings if key not in stored]
     for key, document in stored.items():
         if key not in readings:
             result.wrong.append(f"reading {key} is stored and was never sent")
-        elif ordered and not same_reading(dict(document), readings[key]):
+        elif not same_reading(dict(document), readings[key]):
             result.wrong.append(f"reading {key} is stored with another payload than its first one")
 
 
 def _check_letters(result: Account, written: Iterable[Message]) -> None:
     # A topic made again counts its offsets from 0 again: the value tells the letters of one offset apart.
     wanted = Counter((place[1], place[2], value) for place, value in result.expected.letters.items())
-    found: Counter[tuple[int, int, bytes | None]] = Counter()
-    for letter in written:
-        place = [int(letter.headers.get(SOURCE + name, b"-1")) for name in ("partition", "offset")]
-        found[(place[0], place[1], letter.value)] += 1
+    found = Counter((*source_of(letter), letter.value) for letter in written)
     for (partition, offset, value), count in wanted.items():
         have = found.pop((partition, offset, value), 0)
         if have < count:

@@ -16,7 +16,7 @@ FIRST_DAY = date(2024, 3, 4)
 INTERVAL_SECONDS = 900
 HOUSEHOLDS = 20
 RATE = 1_000
-LONGEST_DAYS = 400
+LONGEST_DAYS = 100
 RATES = {
     "fault_rate": 0.02,
     "late_rate": 0.01,
@@ -26,6 +26,11 @@ RATES = {
     "garbage_rate": 0.02,
 }
 JOIN_SECONDS = 90
+
+
+def load_days(number: int) -> date:
+    """The first day of a row's load of that number."""
+    return FIRST_DAY + number * timedelta(days=LONGEST_DAYS)
 
 
 class Load(threading.Thread):

@@ -1,4 +1,4 @@
-"""`meters` commands as processes of a row: started, stopped by signals, killed with all they started, and their words."""
+"""`meters` commands as processes of a row: started, stopped by signals, killed with their children, and their words."""
 
 import json
 import os
@@ -66,7 +66,9 @@ class Process:
         self.killed = False
         """Has the row ended it by force?"""
         self.may_fail = False
-        """May it end with an error, by the row's promise?"""
+        """May it end with an error, whatever that says?"""
+        self.may_end_with = ""
+        """Pattern of the line that it may end with, by the row's promise."""
 
     @property
     def exit_code(self) -> int | None:

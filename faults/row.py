@@ -51,6 +51,23 @@ class Row:
     in_tests: bool = False
 
 
+def row(
+    process: str,
+    name: str,
+    fault: str,
+    promise: str,
+    run: Callable[["Case"], None],
+    *,
+    group: Group = Group.INGEST,
+    needs: tuple[str, ...] = (),
+    full: bool = False,
+    in_tests: bool = False,
+) -> Row:
+    """A row whose id is made of process and name."""
+    key = f"{process.replace(' ', '-').lower()}-{name}"
+    return Row(key, process, fault, promise, run, group, needs, full, in_tests)
+
+
 class Skip(Exception):  # noqa: N818 - an outcome, no error
     """A row that cannot run here, with the reason."""
 
@@ -78,6 +95,7 @@ class Outcome:
         duplicates: messages that repeat a stored reading.
         dead_letters: committed ones.
         lost: messages that the product itself recorded as lost.
+        put_aside: messages that nobody can read, each recorded.
         missing: messages that are nowhere, and not recorded as lost either.
         doubled: readings or dead letters that are there twice.
         wrong_figures: figures of a day that differ from the independent computation.
@@ -96,6 +114,7 @@ class Outcome:
     duplicates: int = 0
     dead_letters: int = 0
     lost: int = 0
+    put_aside: int = 0
     missing: int = 0
     doubled: int = 0
     wrong_figures: int = 0

@@ -1,7 +1,7 @@
 """`meters` with a trap: the process kills or stops itself at a step of its own work.
 
-`python -m faults.steps STEP before|after kill|stop NUMBER ARGUMENT…` runs `meters ARGUMENT…`. The steps are calls of the
-client libraries, because those stay where they are when the product changes.
+`python -m faults.steps STEP before|after kill|stop NUMBER ARGUMENT…` runs `meters ARGUMENT…`. The steps are calls of
+the client libraries, because those stay where they are when the product changes.
 """
 
 import os
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 STEPS = ("write", "days", "commit", "begin", "letter", "flush", "offsets", "end")
-"""The write of readings, the count of changed days, the commit of offsets; then the dead-letter transaction's begin, its
-first letter, its flush, its offsets and its end."""
+"""The write of readings, the count of changed days, the commit of offsets; then the dead-letter transaction's begin,
+its first letter, its flush, its offsets and its end."""
 
 
 def _owners() -> dict[str, tuple[Any, str, Callable[[Any], bool]]]:

@@ -1,6 +1,6 @@
 """The table: every row, in the order in which they run. Rows of the same services stand together."""
 
 from faults.row import Row
-from faults.rows import ingest
+from faults.rows import ingest, services, topics
 
-ROWS: tuple[Row, ...] = (*ingest.ROWS,)
+ROWS: tuple[Row, ...] = (*ingest.ROWS, *services.ROWS, *topics.ROWS)

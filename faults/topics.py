@@ -1,4 +1,4 @@
-"""Kafka as the suite sees it: what stands on a topic, read by a plain consumer, how far a group is, and its administration.
+"""Kafka as the suite sees it: what stands on a topic, read by a plain consumer; how far a group is; administration.
 
 Nothing of streaming/ is used here: what checks the product must not share its mistakes.
 """
@@ -87,13 +87,13 @@ class Topics:
         """Is every transaction on the topic ended?"""
         return self.ends(topic) == self.ends(topic, "read_uncommitted")
 
-    def read(self, topic: str, *, era: int = 0, until: dict[int, int] | None = None) -> list[Message]:
+    def read(self, topic: str, *, era: int = 0, begin: dict[int, int] | None = None) -> list[Message]:
         """Every committed message, each partition in its order; none where the topic is not.
 
         Args:
             topic: its name.
             era: goes into the messages.
-            until: offsets by partition to stop before, where something cannot be read.
+            begin: offsets by partition to begin at, behind something that cannot be read.
         """
         with self.consumer(max_poll_records=20_000, auto_offset_reset="earliest") as client:
             partitions = _partitions(client, topic)
@@ -102,8 +102,8 @@ class Topics:
             client.assign(partitions)
             client.seek_to_beginning(*partitions)
             ends = client.end_offsets(partitions)
-            for tp in partitions:
-                ends[tp] = min(ends[tp], (until or {}).get(tp.partition, ends[tp]))
+            for number, offset in (begin or {}).items():
+                client.seek(TopicPartition(topic, number), offset)
             found: list[Message] = []
             while left := [tp for tp in partitions if client.position(tp) < ends[tp]]:
                 client.pause(*(tp for tp in partitions if tp not in left))
@@ -142,13 +142,13 @@ class Topics:
         return True
 
     def make(self, topic: str, partitions: int = 4, **configs: str) -> None:
-        """Make a topic as the platform does."""
+        """Make a topic as the platform does; dots of names are written as underscores."""
         with self.admin() as client:
             new = NewTopic(
                 name=topic,
                 num_partitions=partitions,
                 replication_factor=-1,
-                topic_configs={"message.timestamp.type": "LogAppendTime", **configs},
+                topic_configs={"message.timestamp.type": "LogAppendTime", **_dotted(configs)},
             )
             client.create_topics([new], wait_for_metadata=True)
 
@@ -179,13 +179,20 @@ class Topics:
         with self.admin() as client:
             client.delete_records({TopicPartition(topic, number): at for number, at in offsets.items()})
 
+    def configuration(self, topic: str) -> dict[str, str]:
+        """A topic's configuration."""
+        from kafka.admin import ConfigResource, ConfigResourceType
+
+        with self.admin() as client:
+            described = client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])["topic"][topic]
+        return {name: config["value"] for name, config in described.items()}
+
     def configure(self, topic: str, **configs: str) -> None:
         """Change a topic's configuration; dots are written as underscores."""
         from kafka.admin import ConfigResource, ConfigResourceType
 
-        named = {name.replace("_", "."): value for name, value in configs.items()}
         with self.admin() as client:
-            client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=named)])
+            client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=_dotted(configs))])
 
     @staticmethod
     def wait(condition: Callable[[], T], seconds: float, what: str) -> T:
@@ -200,6 +207,10 @@ class Topics:
 
 def _partitions(client: Any, topic: str) -> list[TopicPartition]:
     return [TopicPartition(topic, number) for number in sorted(client.partitions_for_topic(topic) or ())]
+
+
+def _dotted(configs: dict[str, str]) -> dict[str, str]:
+    return {name.replace("_", "."): value for name, value in configs.items()}
 
 
 def _message(record: Any, era: int) -> Message:

@@ -8,7 +8,7 @@ import psutil
 
 from faults.case import Case
 from faults.inject import hold, pause_process
-from faults.row import Row
+from faults.row import Row, row
 
 STEP_SECONDS = 60
 SHORT, LONGER_THAN_SESSION, LONGER_THAN_TRANSACTION = 4, 14, 26
@@ -141,13 +141,9 @@ def drained(case: Case) -> None:
     case.check()
 
 
-def _row(name: str, fault: str, promise: str, run: Callable[..., None], **options: object) -> Row:
-    fields = {key: options.pop(key) for key in ("in_tests", "full") if key in options}
-    return Row(f"ingest-{name}", "ingest", fault, promise, partial(run, **options), **fields)  # pyright: ignore[reportArgumentType]
-
-
 NOTHING = "The next one goes on at the last commit: nothing lost, nothing twice."
 WAKES = "It goes on, or leaves its work to others: nothing lost, nothing twice."
+REBALANCED = "Rebalances lose and repeat nothing."
 
 _STEPS = (
     ("write", "before", False, "before it writes readings"),
@@ -169,57 +165,81 @@ _PAUSES = (
     ("flush", "after", LONGER_THAN_TRANSACTION, "inside the transaction"),
     ("offsets", "after", LONGER_THAN_TRANSACTION, "with the offsets in the transaction"),
 )
+_LATE = (
+    ("begin", "before", LONGER_THAN_SESSION, "before its transaction"),
+    ("offsets", "before", LONGER_THAN_SESSION, "inside its transaction"),
+    ("offsets", "after", LONGER_THAN_TRANSACTION, "with its offsets in the transaction"),
+)
+
+
+def _ingest(name: str, fault: str, promise: str, run: Callable[[Case], None], **options: bool) -> Row:
+    return row(
+        "ingest", name, fault, promise, run, full=options.get("full", False), in_tests=options.get("test", False)
+    )
+
 
 ROWS: tuple[Row, ...] = (
-    _row("kill", "SIGKILL under load, three times", NOTHING, killed_at_any_moment, times=3, in_tests=True),
+    _ingest("kill", "SIGKILL under load, three times", NOTHING, partial(killed_at_any_moment, times=3)),
     *(
-        _row(
+        _ingest(
             f"kill-{moment}-{step}",
             f"SIGKILL {words}",
             NOTHING,
-            killed_at_step,
-            **{"step": step, "moment": moment, "with_letters": letters},
+            partial(killed_at_step, step=step, moment=moment, with_letters=letters),
             in_tests=(moment, step) == ("after", "offsets"),
         )
         for step, moment, letters, words in _STEPS
     ),
-    _row("drain", "SIGTERM under load", "It commits what it has read and exits 0.", drained),
-    _row("pause-short", f"SIGSTOP for {SHORT} s", WAKES, paused, seconds=SHORT, in_tests=True),
-    _row("pause-session", f"SIGSTOP for {LONGER_THAN_SESSION} s", WAKES, paused, seconds=LONGER_THAN_SESSION),
-    _row(
-        "pause-thrice", f"SIGSTOP for {LONGER_THAN_SESSION} s, thrice", WAKES, paused,
-        **{"seconds": LONGER_THAN_SESSION, "times": 3},
+    _ingest("drain", "SIGTERM under load", "It commits what it has read and exits 0.", drained),
+    _ingest("pause-short", f"SIGSTOP for {SHORT} s", WAKES, partial(paused, seconds=SHORT), in_tests=True),
+    _ingest(
+        "pause-session", f"SIGSTOP for {LONGER_THAN_SESSION} s", WAKES, partial(paused, seconds=LONGER_THAN_SESSION)
     ),
-    _row("pause-transaction", f"SIGSTOP for {LONGER_THAN_TRANSACTION} s", WAKES, paused, seconds=LONGER_THAN_TRANSACTION),
+    _ingest(
+        "pause-thrice",
+        f"SIGSTOP for {LONGER_THAN_SESSION} s, thrice",
+        WAKES,
+        partial(paused, seconds=LONGER_THAN_SESSION, times=3),
+    ),
+    _ingest(
+        "pause-transaction",
+        f"SIGSTOP for {LONGER_THAN_TRANSACTION} s",
+        WAKES,
+        partial(paused, seconds=LONGER_THAN_TRANSACTION),
+    ),
     *(
-        _row(
+        _ingest(
             f"pause-{moment}-{step}-{seconds}s",
             f"SIGSTOP for {seconds} s {words}",
             WAKES,
-            paused_at_step,
-            **{"step": step, "moment": moment, "seconds": seconds},
+            partial(paused_at_step, step=step, moment=moment, seconds=seconds),
         )
         for step, moment, seconds, words in _PAUSES
     ),
-    _row("two-one-killed", "one of two killed", "The other one takes over: nothing lost, nothing twice.", one_of_two_killed),
+    _ingest("two-one-killed", "one of two killed", "The other one takes over.", one_of_two_killed),
     *(
-        _row(
-            f"two-one-late-{step}",
+        _ingest(
+            f"two-late-{moment}-{step}",
             f"one of two stopped {words} for {seconds} s, woken when its partitions are the other one's",
             "What it had begun is refused: nothing lost, nothing twice.",
-            one_of_two_wakes_late,
-            **{"step": step, "moment": moment, "seconds": seconds},
+            partial(one_of_two_wakes_late, step=step, moment=moment, seconds=seconds),
         )
-        for step, moment, seconds, words in (
-            ("begin", "before", LONGER_THAN_SESSION, "before its transaction"),
-            ("offsets", "before", LONGER_THAN_SESSION, "inside its transaction"),
-            ("offsets", "after", LONGER_THAN_TRANSACTION, "with its offsets in the transaction"),
-        )
+        for step, moment, seconds, words in _LATE
     ),
-    _row("rebalance-join", "members join and leave, four times", "Rebalances lose and repeat nothing.", members_come_and_go,
-         rounds=4, kill=False),
-    _row("rebalance-kill", "members join and are killed, four times", "Rebalances lose and repeat nothing.",
-         members_come_and_go, rounds=4, kill=True),
-    _row("two-killed", "two members, eight kills", NOTHING, two_killed_in_turns, kills=8),
-    _row("two-killed-often", "two members, thirty kills", NOTHING, two_killed_in_turns, kills=30, full=True),
+    _ingest(
+        "rebalance-join",
+        "members join and leave, four times",
+        REBALANCED,
+        partial(members_come_and_go, rounds=4, kill=False),
+    ),
+    _ingest(
+        "rebalance-kill",
+        "members join and are killed, four times",
+        REBALANCED,
+        partial(members_come_and_go, rounds=4, kill=True),
+    ),
+    _ingest("two-killed", "two members, eight kills", NOTHING, partial(two_killed_in_turns, kills=8)),
+    _ingest(
+        "two-killed-often", "two members, thirty kills", NOTHING, partial(two_killed_in_turns, kills=30), full=True
+    ),
 )
