@@ -28,7 +28,7 @@ RATES = {
 JOIN_SECONDS = 90
 
 
-def load_days(number: int) -> date:
+def load_day(number: int) -> date:
     """The first day of a row's load of that number."""
     return FIRST_DAY + number * timedelta(days=LONGEST_DAYS)
 

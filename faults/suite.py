@@ -10,14 +10,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from faults.case import Case, run_row
+from faults.case import Case
+from faults.ending import run_row
 from faults.row import Group, Outcome, Row, State
-from faults.stacks import group_stack, own_settings, temporary_home
+from faults.stacks import Report, group_stack, own_settings, temporary_home
 from faults.table import ROWS
 from local_stack import LocalStack
 from metering.settings import Settings
-
-Report = Callable[[str], None]
 
 NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "root": (lambda: os.geteuid() == 0, "it takes root"),
@@ -45,7 +44,7 @@ def run_rows(rows: Sequence[Row], *, seed: int, report: Report) -> Iterator[Outc
         seed: of the loads.
         report: gets lines of progress.
     """
-    with _own_environment(), ExitStack() as running:
+    with own_environment(), ExitStack() as running:
         stack: LocalStack | None = None
         group: Group | None = None
         for row in rows:
@@ -60,7 +59,7 @@ def run_rows(rows: Sequence[Row], *, seed: int, report: Report) -> Iterator[Outc
                     report(f"services for the rows of group {group}")
                     stack = running.enter_context(group_stack(group, report=report))
             with temporary_home() as home:
-                yield run_row(_case(row, stack, home, seed, report))
+                yield run_row(make_case(row, stack, home, seed=seed, report=report))
 
 
 def missing(row: Row) -> str:
@@ -69,7 +68,8 @@ def missing(row: Row) -> str:
     return "; ".join(reasons)
 
 
-def _case(row: Row, stack: LocalStack | None, home: Path, seed: int, report: Report) -> Case:
+def make_case(row: Row, stack: LocalStack | None, home: Path, *, seed: int, report: Report) -> Case:
+    """A row on an installation of its own below `home`."""
     folder = home / row.id
     folder.mkdir()
     if stack is None:
@@ -84,6 +84,7 @@ def row_settings(shared: Settings, folder: Path, name: str) -> Settings:
     own: dict[str, Any] = {
         "home": folder,
         "mongo_uri": shared.mongo,
+        "spark_remote": shared.spark,
         "kafka_bootstrap": shared.kafka,
         "kafka_replication": 1,
         "mongo_database": f"faults_{name.replace('-', '_')}"[:60],
@@ -94,7 +95,7 @@ def row_settings(shared: Settings, folder: Path, name: str) -> Settings:
 
 
 @contextmanager
-def _own_environment() -> Iterator[None]:
+def own_environment() -> Iterator[None]:
     """Neither settings of this shell reach the children, nor Ctrl-C's brother SIGTERM ends us without a clean-up."""
     hidden = {name: os.environ.pop(name) for name in list(os.environ) if _is_setting(name)}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -1,6 +1,6 @@
 """The table: every row, in the order in which they run. Rows of the same services stand together."""
 
 from faults.row import Row
-from faults.rows import ingest, services, topics
+from faults.rows import days, ingest, router, services, topics
 
-ROWS: tuple[Row, ...] = (*ingest.ROWS, *services.ROWS, *topics.ROWS)
+ROWS: tuple[Row, ...] = (*ingest.ROWS, *services.ROWS, *topics.ROWS, *router.ROWS, *days.ROWS)

@@ -14,6 +14,7 @@ from meter_cli import (
     dashboards,
     days,
     demo,
+    faults,
     history,
     ingest,
     init_env,
@@ -54,6 +55,7 @@ app.command()(dashboards.dashboards)
 app.command()(contract.schema)
 app.command()(init_env.init_env)
 app.command()(bench.bench)
+app.command()(faults.faults)
 
 
 def main() -> None:

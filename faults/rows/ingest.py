@@ -7,6 +7,7 @@ from functools import partial
 import psutil
 
 from faults.case import Case
+from faults.ending import recover
 from faults.inject import hold, pause_process
 from faults.row import Row, row
 
@@ -27,9 +28,7 @@ def killed_at_any_moment(case: Case, *, times: int) -> None:
         hold(0.3 * number)  # another moment each time
         ingest.kill()
     case.ingest()
-    case.fault_ends()
-    case.settle()
-    case.check()
+    recover(case)
 
 
 def killed_at_step(case: Case, *, step: str, moment: str, with_letters: bool) -> None:
@@ -40,9 +39,7 @@ def killed_at_step(case: Case, *, step: str, moment: str, with_letters: bool) ->
     case.promise(ingest.exit_code == -signal.SIGKILL, f"it ended before its step: {ingest.last_line}")
     ingest.killed = True
     case.ingest()
-    case.fault_ends()
-    case.settle()
-    case.check()
+    recover(case)
 
 
 def paused(case: Case, *, seconds: float, times: int = 1) -> None:
@@ -53,9 +50,7 @@ def paused(case: Case, *, seconds: float, times: int = 1) -> None:
     for _ in range(times):
         pause_process(psutil.Process(ingest.pid), seconds)
         hold(2)
-    case.fault_ends()
-    case.settle()
-    case.check()
+    recover(case)
 
 
 def paused_at_step(case: Case, *, step: str, moment: str, seconds: float) -> None:
@@ -65,9 +60,7 @@ def paused_at_step(case: Case, *, step: str, moment: str, seconds: float) -> Non
     ingest.wait_stopped(STEP_SECONDS)
     hold(seconds)
     ingest.send(signal.SIGCONT)
-    case.fault_ends()
-    case.settle()
-    case.check()
+    recover(case)
 
 
 def one_of_two_killed(case: Case) -> None:
@@ -76,9 +69,7 @@ def one_of_two_killed(case: Case) -> None:
     dying, _ = case.ingest(), case.ingest()
     case.wait_at_work(1_500)
     dying.kill()
-    case.fault_ends()
-    case.settle()
-    case.check()
+    recover(case)
 
 
 def one_of_two_wakes_late(case: Case, *, step: str, moment: str, seconds: float) -> None:
@@ -90,9 +81,7 @@ def one_of_two_wakes_late(case: Case, *, step: str, moment: str, seconds: float)
     sleeping.wait_stopped(STEP_SECONDS)
     hold(seconds)
     sleeping.send(signal.SIGCONT)
-    case.fault_ends()
-    case.settle()
-    case.check()
+    recover(case)
 
 
 def members_come_and_go(case: Case, *, rounds: int, kill: bool) -> None:
@@ -107,9 +96,7 @@ def members_come_and_go(case: Case, *, rounds: int, kill: bool) -> None:
             guest.kill()
         else:
             guest.stop()
-    case.fault_ends()
-    case.settle()
-    case.check()
+    recover(case)
 
 
 def two_killed_in_turns(case: Case, *, kills: int) -> None:
@@ -121,9 +108,7 @@ def two_killed_in_turns(case: Case, *, kills: int) -> None:
         hold(1.5 + 0.7 * (number % 3))
         members[number % 2].kill()
         members[number % 2] = case.ingest()
-    case.fault_ends()
-    case.settle()
-    case.check()
+    recover(case)
 
 
 def drained(case: Case) -> None:
@@ -134,11 +119,9 @@ def drained(case: Case) -> None:
     code = ingest.stop(within_seconds=20)
     case.promise(code == 0, f"exit code {code}: {ingest.last_line}")
     counts = ingest.answer()
-    case.promise(counts["messages"] == case.committed(), "its counts are not what it committed")
+    case.promise(counts["messages"] == sum(case.committed().values()), "its counts are not what it committed")
     case.ingest()
-    case.fault_ends()
-    case.settle()
-    case.check()
+    recover(case)
 
 
 NOTHING = "The next one goes on at the last commit: nothing lost, nothing twice."

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from faults.case import Case
+from faults.ending import recover
 from faults.inject import failpoint, hold, pause_service
 from faults.row import Row, row
 from faults.rows.ingest import LONGER_THAN_SESSION, LONGER_THAN_TRANSACTION, PLAIN, SHORT, STEP_SECONDS
@@ -24,12 +25,6 @@ def _begin(case: Case, **load: Any) -> None:
     case.wait_at_work(500)
 
 
-def _end(case: Case) -> None:
-    case.fault_ends()
-    case.settle()
-    case.check()
-
-
 def killed(case: Case, *, services: tuple[str, ...], down_seconds: float = 0) -> None:
     """Killed under load, and started again after so long."""
     _begin(case)
@@ -37,21 +32,21 @@ def killed(case: Case, *, services: tuple[str, ...], down_seconds: float = 0) ->
         case.stack.kill(name)
     hold(down_seconds)
     case.stack.start_services(services)
-    _end(case)
+    recover(case)
 
 
 def restarted(case: Case, *, service: str) -> None:
     """Stopped in order under load, and started again."""
     _begin(case)
     case.stack.restart(service)
-    _end(case)
+    recover(case)
 
 
 def stopped(case: Case, *, service: str, seconds: float) -> None:
     """SIGSTOP, and SIGCONT after so long: connections stay open, and nobody answers."""
     _begin(case)
     pause_service(case.stack, service, seconds)
-    _end(case)
+    recover(case)
 
 
 def broker_dies_inside_transaction(case: Case) -> None:
@@ -62,7 +57,7 @@ def broker_dies_inside_transaction(case: Case) -> None:
     case.stack.kill("kafka")
     case.stack.start_service("kafka")
     ingest.send(signal.SIGCONT)
-    _end(case)
+    recover(case)
 
 
 def down_while_idle(case: Case, *, service: str) -> None:
@@ -85,7 +80,7 @@ def down_while_idle(case: Case, *, service: str) -> None:
     finally:
         case.stack.start_service(service)
     case.load(days=1, rate=None, first_day=case.next_day())
-    _end(case)
+    recover(case)
 
 
 def failing(case: Case, *, seconds: float = 0, mode: Any = None, line: str = "", **how: Any) -> None:
@@ -100,7 +95,7 @@ def failing(case: Case, *, seconds: float = 0, mode: Any = None, line: str = "",
     if line:
         # A refusal that only a person can end may end ingest, with a line that says so.
         case.tolerate_end(line)
-    _end(case)
+    recover(case)
 
 
 def dead_letters_refused(case: Case, *, seconds: float, **configs: str) -> None:
@@ -108,13 +103,14 @@ def dead_letters_refused(case: Case, *, seconds: float, **configs: str) -> None:
     case.load(rate=500, **PLAIN)
     case.ingest()
     case.wait_at_work(500)
-    before = case.topic_configs(DEAD_LETTERS_TOPIC, *configs)
+    present = case.topics.configuration(DEAD_LETTERS_TOPIC)
+    before = {name: present[name.replace("_", ".")] for name in configs}
     case.topics.configure(DEAD_LETTERS_TOPIC, **configs)
     case.load(rate=500, first_day=case.next_day(), days=2)
     hold(seconds)
     case.topics.configure(DEAD_LETTERS_TOPIC, **before)
     case.tolerate_end("dead letter|iot-meter-dlq")
-    _end(case)
+    recover(case)
 
 
 def dead_letters_topic_deleted(case: Case) -> None:
@@ -127,7 +123,7 @@ def dead_letters_topic_deleted(case: Case) -> None:
     hold(10)
     case.tolerate_end("dead letter|iot-meter-dlq")
     case.topics.make(DEAD_LETTERS_TOPIC, max_message_bytes=str(16 * 1024 * 1024))
-    _end(case)
+    recover(case)
 
 
 GOES_ON = "Ingest waits for it and goes on by itself: nothing lost, nothing twice."

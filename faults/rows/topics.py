@@ -8,8 +8,8 @@ from kafka import KafkaProducer
 
 from faults import poison
 from faults.case import POLL_SECONDS, Case
+from faults.ending import recover
 from faults.inject import hold
-from faults.load import load_days
 from faults.processes import Process
 from faults.row import Broken, Row, row
 from faults.topics import INGEST_GROUP
@@ -33,16 +33,14 @@ def _drained(case: Case, *, days: int = 2) -> None:
 def _unread(case: Case, *, days: int = 1) -> dict[int, int]:
     """So many days sent that nobody has read; where each partition ends then."""
     case.load(days=days, rate=None, first_day=case.next_day()).finish()
-    case.keep_messages()
-    return {tp.partition: at for tp, at in case.topics.ends(READINGS_TOPIC).items()}
+    case.history.keep()
+    return case.history.ends()
 
 
 def _end(case: Case, *, ingest: bool = True) -> None:
     if ingest:
         case.ingest()
-    case.fault_ends()
-    case.settle()
-    case.check()
+    recover(case)
 
 
 def removed_while_down(case: Case, *, until_caught_up: bool) -> None:
@@ -50,7 +48,7 @@ def removed_while_down(case: Case, *, until_caught_up: bool) -> None:
     _drained(case, days=1)
     ends = _unread(case)
     kept = {partition: at - 50 for partition, at in ends.items()}
-    lost = case.expect_lost(kept)
+    lost = case.expect_gone(kept)
     case.topics.remove_before(kept)
     if until_caught_up:
         done = case.run("ingest", "--until-caught-up")
@@ -70,7 +68,7 @@ def removed_while_paused(case: Case) -> None:
     process.suspend()
     try:
         kept = {partition: at - 50 for partition, at in _unread(case).items()}
-        case.expect_lost(kept)
+        case.expect_gone(kept)
         case.topics.remove_before(kept)
     finally:
         process.resume()
@@ -85,8 +83,8 @@ def topic_made_again(case: Case, *, before: int, unread: int, after: int, runnin
         case.ingest()
         hold(3)
     if unread:
-        case.expect_lost(_unread(case, days=unread))
-    case.make_topic_again()
+        case.expect_gone(_unread(case, days=unread))
+    case.history.make_topic_again()
     case.load(days=after, rate=None, first_day=case.next_day()).finish()
     _end(case, ingest=not running)
 
@@ -96,7 +94,7 @@ def offsets_moved(case: Case, *, to: str) -> None:
     _drained(case)
     if to == "end":
         ends = _unread(case)
-        case.expect_lost(ends)
+        case.expect_gone(ends)
         case.topics.move_offsets(INGEST_GROUP, ends)
     elif to == "beginning":
         case.topics.move_offsets(INGEST_GROUP, dict.fromkeys(range(case.settings.kafka_partitions), 0))
@@ -163,7 +161,9 @@ def bombed(case: Case, *, codec: str, megabytes: int, count: int = 1) -> None:
     ingest = case.ingest()
     case.wait_at_work(1_000)
     case.wait_caught_up()
-    case.send_unreadable(lambda: poison.send_bombs(case.settings.kafka, codec=codec, megabytes=megabytes, count=count))
+    case.history.send_unreadable(
+        lambda: poison.send_bombs(case.settings.kafka, codec=codec, megabytes=megabytes, count=count)
+    )
     case.load(days=1, rate=None, first_day=case.next_day()).finish()
     peak = _peak_mb(case, ingest)
     case.promise(peak <= MEMORY_LIMIT_MB, f"ingest had {peak:.0f} MB")
@@ -197,13 +197,12 @@ def corrupted(case: Case, *, checksum: bool) -> None:
         producer.send(READINGS_TOPIC, key=b"em3", value=_odd_reading("em3", number), partition=0)
     producer.flush()
     producer.close()
-    ends = case.topics.ends(READINGS_TOPIC)
-    begin = min(at for tp, at in ends.items() if tp.partition == 0) - 100
-    case.send_unreadable(
+    begin = case.history.ends()[0] - 100
+    case.history.send_unreadable(
         lambda: poison.damage_batch(case.stack, READINGS_TOPIC, partition=0, offset=begin, fix_checksum=checksum),
-        from_offsets={0: begin},
+        begin={0: begin},
     )
-    case.load(days=1, rate=None, first_day=load_days(1)).finish()
+    case.load(days=1, rate=None, first_day=case.next_day()).finish()
     _end(case)
 
 
