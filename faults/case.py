@@ -1,7 +1,5 @@
 """What a row works with: its installation, its processes and loads. How a row ends is in ending.py."""
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -215,6 +213,14 @@ class Case:
         """Kafka is about to lose what ingest has not committed before these offsets; how many messages that is."""
         return self.history.expect_gone(self.committed(), kept)
 
+    def close_clients(self) -> None:
+        """Close this process's own connections."""
+        self.routed.close()
+        self.topics.close()
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
     def close(self) -> None:
         """End whatever the row has started, and remove what it has made."""
         for load in self.loads:
@@ -224,17 +230,12 @@ class Case:
             if any("Traceback (most recent call last)" in line for line in process.lines):
                 self.outcome.wrong.append(f"`{process.name}` showed a stack trace: {process.last_line}")
             self.outcome.lines += [f"{process.name}: {line}" for line in process.lines[-LINES_KEPT:]]
-        self.routed.close()
         if self._stack is not None:
             inject.revive(self._stack)
-        if self._client is not None:
-            self._client.drop_database(self.settings.mongo_database)
-            self._client.close()
-        if self._stack is not None:
+            if self._client is not None:
+                self._client.drop_database(self.settings.mongo_database)
             # The names of topics and groups are fixed: the next row begins with none.
             self.topics.delete(*TOPICS)
             for group in (INGEST_GROUP, FAULTS_GROUP):
                 self.topics.forget_group(group)
-        self.topics.close()
-        if not self.outcome.wrong and not os.environ.get("METERS_FAULTS_KEEP"):
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self.close_clients()

@@ -40,24 +40,25 @@ def run_row(case: Case) -> Outcome:
     return outcome
 
 
-def recover(case: Case) -> None:
-    """The fault is over: wait until ingest has caught up, stop everything, and check the law."""
+def recover(case: Case, *, but: Process | None = None) -> None:
+    """The fault is over: wait until ingest has caught up, stop everything but one process, and check the law."""
     case.fault_ends()
     _settle_ingest(case)
-    stop_processes(case)
+    stop_processes(case, but=but)
     check_law(case)
 
 
-def recover_routing(case: Case, *, restart: str = "") -> None:
+def recover_routing(case: Case, *, restart: str = "", supervised: bool = False) -> None:
     """The fault is over: wait until every fault is routed, store them, and check that no other one is there.
 
     Args:
         case: the row's.
         restart: pattern of the line that the router may end with; another one is started then, as the sensor would.
+        supervised: does something else start routers? Then none is started here.
     """
     case.fault_ends()
     case.tolerate_end(restart)
-    _settle_router(case)
+    _settle_router(case, supervised=supervised)
     stop_processes(case)
     _check_routed(case)
 
@@ -124,7 +125,7 @@ def _since_fault(case: Case) -> float:
     return round(time.monotonic() - case.fault_ended, 2)
 
 
-def _settle_router(case: Case) -> None:
+def _settle_router(case: Case, *, supervised: bool = False) -> None:
     goes_on_until = case.fault_ended + LOAD_GOES_ON_SECONDS
     deadline = case.fault_ended + ROUTER_RECOVER_SECONDS
     before = len(case.routed.look())
@@ -142,7 +143,7 @@ def _settle_router(case: Case) -> None:
             return
         if time.monotonic() > deadline:
             return  # _check_routed says what is missing
-        if not _alive(case, "route"):
+        if not supervised and not _alive(case, "route"):
             case.router()
         time.sleep(POLL_SECONDS)
 
@@ -171,11 +172,11 @@ def _is_tolerated(process: Process) -> bool:
     return bool(process.may_end_with and re.search(process.may_end_with, process.last_line))
 
 
-def stop_processes(case: Case) -> None:
+def stop_processes(case: Case, *, but: Process | None = None) -> None:
     """Ask every process of the row to end, as an operator would; each must exit 0."""
     _note_ended(case)
     for process in case.processes:
-        if process.is_alive:
+        if process.is_alive and process is not but:
             code = process.stop(STOP_SECONDS)
             case.promise(code == 0, f"`{process.name}` ended with exit code {code} on SIGTERM: {process.last_line}")
 

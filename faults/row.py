@@ -20,6 +20,10 @@ class Group(StrEnum):
     """MongoDB with failpoints, Kafka and the Spark Connect server."""
     DAGSTER = "dagster"
     """The same under `meters dev`."""
+    CLUSTER = "cluster"
+    """Three brokers and three members of a replica set."""
+    WORKERS = "workers"
+    """Spark as a cluster with two workers, one MongoDB and one broker."""
     OWN = "own"
     """The row starts what it needs by itself."""
 

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from faults.case import Case
-from faults.ending import check_days, recover_everything, run_row
+from faults.ending import check_days, recover_everything
 from faults.inject import failpoint, hold, revive, signal_service
 from faults.load import FIRST_DAY
 from faults.processes import Process
 from faults.row import Group, Outcome, Row
-from faults.stacks import Report, group_stack, temporary_home
-from faults.suite import make_case, own_environment
+from faults.stacks import Report, group_stack
+from faults.suite import own_environment, run_alone
 
 ROUND_SECONDS = 100.0
 """How long a round draws faults before it heals and checks: several rounds find more than one long one."""
@@ -109,8 +109,7 @@ def run_schedule(seed: int, minutes: float, *, report: Report) -> Iterator[Outco
                 "Once all is healed, everything is accounted for.",
                 partial(_round, faults=faults, afterwards=afterwards),
             )
-            with temporary_home() as home:
-                yield run_row(make_case(row, stack, home, seed=seed, report=report))
+            yield run_alone(row, stack, seed=seed, report=report)
             if time.monotonic() > until:
                 return
 

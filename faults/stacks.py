@@ -21,12 +21,29 @@ Report = Callable[[str], None]
 FIRST_PORT, LAST_PORT = 21_600, 21_999
 """Below the range from which the system takes the ports of connections: a service must find its own free again."""
 
-PORTS = ("mongo_port", "kafka_port", "kafka_controller_port", "spark_port", "webserver_port")
+PORTS = {
+    "mongo_port": 0,
+    "kafka_port": 3,
+    "kafka_controller_port": 4,
+    "spark_master_port": 9,
+    "spark_port": 15,
+    "webserver_port": 16,
+}
+"""Where each setting's port is in a block of BLOCK: three members, three brokers with their controllers, master and
+workers with their pages, Connect, webserver."""
+
+BLOCK = 17
 SERVICES = {
     Group.INGEST: ("mongo", "kafka"),
     Group.ROUTER: ("mongo", "kafka"),
     Group.DAYS: ("mongo", "kafka", "spark"),
     Group.DAGSTER: ("mongo", "kafka", "spark"),
+    Group.CLUSTER: ("mongo", "kafka"),
+    Group.WORKERS: ("mongo", "kafka", "spark"),
+}
+SIZES: dict[Group, dict[str, int]] = {
+    Group.CLUSTER: {"mongo_members": 3, "kafka_brokers": 3},
+    Group.WORKERS: {"spark_workers": 2},
 }
 MONGO_ARGUMENTS = (
     *("--setParameter", "enableTestCommands=1"),  # its failpoints
@@ -35,13 +52,12 @@ MONGO_ARGUMENTS = (
 )
 
 
-def free_ports(count: int) -> list[int]:
-    """The first of so many free ports in a row, and those after it."""
+def free_block(count: int) -> int:
+    """The first of so many free ports in a row."""
     while True:
         first = random.randrange(FIRST_PORT, LAST_PORT - count)  # noqa: S311 - no secret
-        block = list(range(first, first + count))
-        if all(_is_free(port) for port in block):
-            return block
+        if all(_is_free(port) for port in range(first, first + count)):
+            return first
 
 
 def _is_free(port: int) -> bool:
@@ -53,27 +69,29 @@ def _is_free(port: int) -> bool:
 
 def own_settings(home: Path, **changes: Any) -> Settings:
     """Settings of an installation of its own; nothing of the environment's or of a .env file's."""
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    first = free_block(BLOCK)
+    ports = {name: first + place for name, place in PORTS.items()}
     chosen = {"home": home, "spark_memory": "1g", "alert_channels": "log", **ports, **changes}
     cache = {"cache_dir": Path(os.environ["METERS_CACHE_DIR"])} if os.environ.get("METERS_CACHE_DIR") else {}
     return Settings(_env_file=None, **{**cache, **chosen})  # pyright: ignore[reportCallIssue]
 
 
 @contextmanager
-def temporary_home() -> Iterator[Path]:
-    """A folder that goes with the block."""
+def temporary_home(*, keep: Callable[[], bool] = lambda: False) -> Iterator[Path]:
+    """A folder that goes with the block, unless it is to be kept then."""
     home = Path(tempfile.mkdtemp(prefix="meters-faults-"))
     try:
         yield home
     finally:
-        shutil.rmtree(home, ignore_errors=True)
+        if not keep():
+            shutil.rmtree(home, ignore_errors=True)
 
 
 @contextmanager
 def group_stack(group: Group, *, report: Report) -> Iterator[LocalStack]:
     """The services of a group, for as long as the block lasts."""
     with temporary_home() as home:
-        settings = own_settings(home)
+        settings = own_settings(home, **SIZES.get(group, {}))
         fetch_jars(settings)
         stack = LocalStack(settings, SERVICES[group], arguments={"mongo": MONGO_ARGUMENTS}, report=report)
         with stack:

@@ -18,6 +18,8 @@ from faults.table import ROWS
 from local_stack import LocalStack
 from metering.settings import Settings
 
+KEEP = "METERS_FAULTS_KEEP"
+
 NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "root": (lambda: os.geteuid() == 0, "it takes root"),
     "faketime": (lambda: shutil.which("faketime") is not None, "Debian's package faketime is not installed"),
@@ -58,8 +60,7 @@ def run_rows(rows: Sequence[Row], *, seed: int, report: Report) -> Iterator[Outc
                 if group != Group.OWN:
                     report(f"services for the rows of group {group}")
                     stack = running.enter_context(group_stack(group, report=report))
-            with temporary_home() as home:
-                yield run_row(make_case(row, stack, home, seed=seed, report=report))
+            yield run_alone(row, stack, seed=seed, report=report)
 
 
 def missing(row: Row) -> str:
@@ -68,8 +69,17 @@ def missing(row: Row) -> str:
     return "; ".join(reasons)
 
 
-def make_case(row: Row, stack: LocalStack | None, home: Path, *, seed: int, report: Report) -> Case:
-    """A row on an installation of its own below `home`."""
+def run_alone(row: Row, stack: LocalStack | None, *, seed: int, report: Report) -> Outcome:
+    """Run one row, on an installation of its own in a folder that goes afterwards; KEEP leaves that of a broken row."""
+    done: list[Outcome] = []
+    with temporary_home(keep=lambda: bool(os.environ.get(KEEP)) and any(outcome.wrong for outcome in done)) as home:
+        done.append(run_row(_case(row, stack, home, seed=seed, report=report)))
+        if done[0].wrong and os.environ.get(KEEP):
+            report(f"kept: {home}")
+    return done[0]
+
+
+def _case(row: Row, stack: LocalStack | None, home: Path, *, seed: int, report: Report) -> Case:
     folder = home / row.id
     folder.mkdir()
     if stack is None:
@@ -86,7 +96,7 @@ def row_settings(shared: Settings, folder: Path, name: str) -> Settings:
         "mongo_uri": shared.mongo,
         "spark_remote": shared.spark,
         "kafka_bootstrap": shared.kafka,
-        "kafka_replication": 1,
+        "kafka_replication": shared.replication,
         "mongo_database": f"faults_{name.replace('-', '_')}"[:60],
         "lake": str(folder / "lake"),
         "router_checkpoint": str(folder / "router"),
@@ -107,7 +117,7 @@ def own_environment() -> Iterator[None]:
 
 
 def _is_setting(name: str) -> bool:
-    kept = name in ("METERS_CACHE_DIR", "METERS_MONGOD", "METERS_FAULTS_KEEP")
+    kept = name in ("METERS_CACHE_DIR", "METERS_MONGOD", KEEP)
     return name.startswith(("METERS_", "AWS_")) and not kept
 
 

@@ -82,7 +82,7 @@ def run_killed(case: Case, *, moment: str, published: bool) -> None:
         killed.kill()
     if moment in ("abnormal", "consumption"):
         day = case.database["local_days"].find_one({"_id": str(DAYS[0])}) or {}
-        case.promise("publishing" in str(day), "nothing says that the day is half published")
+        case.promise(day.get("publishing"), "nothing says that the day is half published")
     began = time.monotonic()
     _finish(case, _backfill(case))
     case.recovered(time.monotonic() - began)

@@ -242,6 +242,10 @@ ROWS: tuple[Row, ...] = (
         *("topic", "again-running", "made again while ingest runs", WHOLE),
         partial(topic_made_again, before=1, unread=0, after=1, running=True),
     ),
+    row(
+        *("topic", "again-running-more", "made again while ingest runs, and filled beyond its place at once", WHOLE),
+        partial(topic_made_again, before=1, unread=0, after=2, running=True),
+    ),
     row("offsets", "beginning", "set to the beginning", ONCE, partial(offsets_moved, to="beginning")),
     row("offsets", "deleted", "deleted with the group", ONCE, partial(offsets_moved, to="deleted")),
     row("offsets", "end", "set to the end, past unread messages", COUNTED, partial(offsets_moved, to="end")),
