@@ -32,6 +32,8 @@ def run_row(case: Case) -> Outcome:
         outcome.state, outcome.reason = State.SKIPPED, str(skip)
     except Broken as broken:
         outcome.wrong.append(str(broken))
+    except Exception as error:  # whatever it is, the rows after this one are to run
+        outcome.wrong.append(f"the row did not come to its end: {type(error).__name__}: {error}")
     finally:
         case.close()
     outcome.seconds = round(time.monotonic() - started, 1)

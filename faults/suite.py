@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ from faults.row import Group, Outcome, Row, State
 from faults.stacks import Report, group_stack, own_settings, temporary_home
 from faults.table import ROWS
 from local_stack import LocalStack
+from metering.errors import MetersError
 from metering.settings import Settings
 
 KEEP = "METERS_FAULTS_KEEP"
@@ -59,7 +61,12 @@ def run_rows(rows: Sequence[Row], *, seed: int, report: Report) -> Iterator[Outc
                 stack = None
                 if group != Group.OWN:
                     report(f"services for the rows of group {group}")
-                    stack = running.enter_context(group_stack(group, report=report))
+                    try:
+                        stack = running.enter_context(group_stack(group, report=report))
+                    except (MetersError, subprocess.SubprocessError) as error:
+                        yield Outcome(row, State.BROKEN, wrong=[f"the services did not start: {error}"])
+                        group = None
+                        continue
             yield run_alone(row, stack, seed=seed, report=report)
 
 

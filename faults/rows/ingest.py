@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import psutil
 
@@ -155,10 +156,8 @@ _LATE = (
 )
 
 
-def _ingest(name: str, fault: str, promise: str, run: Callable[[Case], None], **options: bool) -> Row:
-    return row(
-        "ingest", name, fault, promise, run, full=options.get("full", False), in_tests=options.get("test", False)
-    )
+def _ingest(name: str, fault: str, promise: str, run: Callable[[Case], None], **options: Any) -> Row:
+    return row("ingest", name, fault, promise, run, **options)
 
 
 ROWS: tuple[Row, ...] = (
