@@ -118,7 +118,7 @@ class Case:
 
     def router(self, *arguments: str) -> Process:
         """Start a router."""
-        return self.meters("route", *arguments, settings=self.settings.model_copy(update={"router_batch_seconds": 15}))
+        return self.meters("route", *arguments, settings=self.settings.model_copy(update={"router_batch_seconds": 30}))
 
     def tolerate_end(self, line: str) -> None:
         """Running processes may end with a line in which this pattern is found; others are started then."""

@@ -44,19 +44,17 @@ class History:
         self._readable_from = {}
         self.keep()
 
-    def send_unreadable(self, send: Callable[[], object], *, begin: Mapping[int, int] | None = None) -> None:
-        """Have something sent, or done to the topic, that the suite itself must not read.
+    def make_unreadable(self, spoil: Callable[[], Mapping[int, range]]) -> None:
+        """Have something sent, or done to the topic, that nobody can read, this suite included.
 
         Args:
-            send: does it.
-            begin: where the unreadable begins by partition; default: the topic's present end.
+            spoil: does it; returns the offsets concerned, by partition.
         """
         self.keep()
-        before = {**self.ends(), **(begin or {})}
-        send()
+        spoiled = spoil()
         self._readable_from = self.ends()
-        for number, end in self._readable_from.items():
-            for at in range(before[number], end):
+        for number, offsets in spoiled.items():
+            for at in offsets:
                 self.messages.pop((self._era, number, at), None)
                 self.put_aside.add((number, at))
 

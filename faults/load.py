@@ -87,7 +87,9 @@ class Load(threading.Thread):
                 stop=self._enough.is_set,
             )
         except MetersError as error:
-            self.failure = str(error)
+            self.failure = f"error: {error}"
+        except Exception as error:  # a user would see its stack trace
+            self.failure = f"Traceback (most recent call last): {type(error).__name__}: {error}"
 
     def _pace(self, ledger: Ledger, done: int) -> None:
         self._began = self._began or time.monotonic()

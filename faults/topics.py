@@ -19,6 +19,7 @@ from metering.settings import ABNORMAL_TOPIC, DEAD_LETTERS_TOPIC, READINGS_TOPIC
 INGEST_GROUP, FAULTS_GROUP = "meters-ingest", "meters-ingest-faults"
 TOPICS = (READINGS_TOPIC, DEAD_LETTERS_TOPIC, ABNORMAL_TOPIC)
 GONE_SECONDS = 30
+READ_SECONDS = 120
 POLL_SECONDS = 0.05
 
 T = TypeVar("T")
@@ -105,7 +106,10 @@ class Topics:
             for number, offset in (begin or {}).items():
                 client.seek(TopicPartition(topic, number), offset)
             found: list[Message] = []
+            deadline = time.monotonic() + READ_SECONDS
             while left := [tp for tp in partitions if client.position(tp) < ends[tp]]:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{topic} cannot be read to its end within {READ_SECONDS} s")
                 client.pause(*(tp for tp in partitions if tp not in left))
                 for tp, records in client.poll(timeout_ms=200).items():
                     found += [_message(record, era) for record in records if record.offset < ends[tp]]

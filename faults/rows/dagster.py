@@ -59,7 +59,7 @@ def ask(case: Case, query: str, **variables: Any) -> dict[str, Any]:
 
 def _dev(case: Case, *, router: bool = False) -> Process:
     """`meters dev` with the code location loaded and the daemon alive."""
-    settings = case.settings.model_copy(update={"router_sensor": router, "router_batch_seconds": 15})
+    settings = case.settings.model_copy(update={"router_sensor": router, "router_batch_seconds": 30})
     dev = case.meters("dev", settings=settings)
     case.wait(lambda: _is_up(case, dev), START_SECONDS, "`meters dev` is up")
     return dev

@@ -197,7 +197,7 @@ def bombed(case: Case, *, codec: str, megabytes: int) -> None:
     """A message that no JVM of this size can unpack."""
     _routing(case)
     _wait_routed_all(case)
-    case.history.send_unreadable(
+    case.history.make_unreadable(
         lambda: poison.send_bombs(case.settings.kafka, codec=codec, megabytes=megabytes, count=1)
     )
     case.load(days=1, first_day=case.next_day(), fault_rate=0.05)

@@ -161,7 +161,7 @@ def bombed(case: Case, *, codec: str, megabytes: int, count: int = 1) -> None:
     ingest = case.ingest()
     case.wait_at_work(1_000)
     case.wait_caught_up()
-    case.history.send_unreadable(
+    case.history.make_unreadable(
         lambda: poison.send_bombs(case.settings.kafka, codec=codec, megabytes=megabytes, count=count)
     )
     case.load(days=1, rate=None, first_day=case.next_day()).finish()
@@ -198,9 +198,8 @@ def corrupted(case: Case, *, checksum: bool) -> None:
     producer.flush()
     producer.close()
     begin = case.history.ends()[0] - 100
-    case.history.send_unreadable(
-        lambda: poison.damage_batch(case.stack, READINGS_TOPIC, partition=0, offset=begin, fix_checksum=checksum),
-        begin={0: begin},
+    case.history.make_unreadable(
+        lambda: poison.damage_batch(case.stack, READINGS_TOPIC, partition=0, offset=begin, fix_checksum=checksum)
     )
     case.load(days=1, rate=None, first_day=case.next_day()).finish()
     _end(case)
