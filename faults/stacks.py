@@ -21,6 +21,9 @@ Report = Callable[[str], None]
 FIRST_PORT, LAST_PORT = 21_600, 21_999
 """Below the range from which the system takes the ports of connections: a service must find its own free again."""
 
+PORTS_VARIABLE = "METERS_FAULTS_PORTS"
+"""Environment variable with another range, for what runs beside another run."""
+
 PORTS = {
     "mongo_port": 0,
     "kafka_port": 3,
@@ -54,8 +57,10 @@ MONGO_ARGUMENTS = (
 
 def free_block(count: int) -> int:
     """The first of so many free ports in a row."""
+    given = os.environ.get(PORTS_VARIABLE) or f"{FIRST_PORT}-{LAST_PORT}"
+    lowest, highest = map(int, given.split("-"))
     while True:
-        first = random.randrange(FIRST_PORT, LAST_PORT - count)  # noqa: S311 - no secret
+        first = random.randrange(lowest, highest + 2 - count)  # noqa: S311 - no secret
         if all(_is_free(port) for port in range(first, first + count)):
             return first
 

@@ -14,7 +14,7 @@ from typing import Any
 from faults.case import Case
 from faults.ending import run_row
 from faults.row import Group, Outcome, Row, State
-from faults.stacks import Report, group_stack, own_settings, temporary_home
+from faults.stacks import PORTS_VARIABLE, Report, group_stack, own_settings, temporary_home
 from faults.table import ROWS
 from local_stack import LocalStack
 from metering.errors import MetersError
@@ -124,12 +124,12 @@ def own_environment() -> Iterator[None]:
 
 
 def _is_setting(name: str) -> bool:
-    kept = name in ("METERS_CACHE_DIR", "METERS_MONGOD", KEEP)
+    kept = name in ("METERS_CACHE_DIR", "METERS_MONGOD", KEEP, PORTS_VARIABLE)
     return name.startswith(("METERS_", "AWS_")) and not kept
 
 
 def timed(outcomes: Iterator[Outcome], report: Report) -> tuple[list[Outcome], float]:
-    """All outcomes, with a line for each as it comes, and the seconds that it took."""
+    """All outcomes in the table's order, with a line for each as it comes, and the seconds that it took."""
     started = time.monotonic()
     done: list[Outcome] = []
     for outcome in outcomes:
@@ -137,6 +137,8 @@ def timed(outcomes: Iterator[Outcome], report: Report) -> tuple[list[Outcome], f
         report(progress_line(outcome))
         for problem in outcome.wrong:
             report(f"    {problem}")
+    place = {row.id: number for number, row in enumerate(ROWS)}
+    done.sort(key=lambda outcome: place.get(outcome.row.id, len(ROWS)))
     return done, time.monotonic() - started
 
 

@@ -21,10 +21,12 @@ def faults(
         float | None, typer.Option(min=0.5, help="Instead of the table: faults drawn from the seed, for so long.")
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="Only name the cases.")] = False,
+    lanes: Annotated[bool, typer.Option("--lanes/--no-lanes", help="Two cases beside each other.")] = True,
     write: Annotated[bool, typer.Option("--write", help="Write the table into docs/reliability.md.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Kill, stop, fill up and poison real processes under load; exit code 1 unless every promise holds."""
+    from faults.lanes import run_in_lanes
     from faults.report import PAGE, sentence, summary, table, total, write_page
     from faults.schedule import run_schedule
     from faults.suite import chosen_rows, missing, run_rows, timed
@@ -45,8 +47,11 @@ def faults(
 
     chosen = random.randrange(LARGEST_SEED) if seed is None and minutes else seed if seed is not None else 1  # noqa: S311
     report(f"seed {chosen}")
-    run = run_rows(rows, seed=chosen, report=report)
-    outcomes, seconds = timed(run_schedule(chosen, minutes, report=report) if minutes else run, report)
+    if minutes:
+        run = run_schedule(chosen, minutes, report=report)
+    else:
+        run = (run_in_lanes if lanes else run_rows)(rows, seed=chosen, report=report)
+    outcomes, seconds = timed(run, report)
     totals = total(outcomes, seconds)
     if as_json:
         print_json(summary(outcomes, totals, seed=chosen))
