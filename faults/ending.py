@@ -1,6 +1,7 @@
 """How a row ends: the recovery is waited for and measured, everything is stopped, and everything is accounted for."""
 
 import re
+import signal
 import time
 from datetime import date
 
@@ -20,6 +21,8 @@ ROUTER_RECOVER_SECONDS = 240
 LOAD_GOES_ON_SECONDS = 1.0
 SETTLED_SECONDS = 90
 STOP_SECONDS = 60
+START_SECONDS = 20
+"""A process younger than this may not have come to its signal handlers yet."""
 
 
 def run_row(case: Case) -> Outcome:
@@ -164,10 +167,9 @@ def _note_ended(case: Case) -> None:
     for process in case.processes:
         if process.exit_code and not process.killed and not process.may_fail:
             process.may_fail = True
-            if not _is_tolerated(process):
-                case.outcome.wrong.append(
-                    f"`{process.name}` ended by itself, exit code {process.exit_code}: {process.last_line}"
-                )
+            said = f"`{process.name}` ended by itself, exit code {process.exit_code}: {process.last_line}"
+            if not _is_tolerated(process) and said not in case.outcome.wrong:
+                case.outcome.wrong.append(said)
 
 
 def _is_tolerated(process: Process) -> bool:
@@ -179,8 +181,12 @@ def stop_processes(case: Case, *, but: Process | None = None) -> None:
     _note_ended(case)
     for process in case.processes:
         if process.is_alive and process is not but:
+            is_young = process.age_seconds < START_SECONDS
             code = process.stop(STOP_SECONDS)
-            case.promise(code == 0, f"`{process.name}` ended with exit code {code} on SIGTERM: {process.last_line}")
+            case.promise(
+                code == 0 or (is_young and code == -signal.SIGTERM),
+                f"`{process.name}` ended with exit code {code} on SIGTERM: {process.last_line}",
+            )
 
 
 def check_law(case: Case) -> None:

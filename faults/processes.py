@@ -62,6 +62,7 @@ class Process:
                 env={**os.environ, **settings.environment(), "PYTHONPATH": path, **(environment or {})},
                 start_new_session=True,
             )
+        self._started = time.monotonic()
         self.pid = self._process.pid
         self.killed = False
         """Has the row ended it by force?"""
@@ -74,6 +75,11 @@ class Process:
     def exit_code(self) -> int | None:
         """None while it runs; negative: the signal that ended it."""
         return self._process.poll()
+
+    @property
+    def age_seconds(self) -> float:
+        """How long ago it was started."""
+        return time.monotonic() - self._started
 
     @property
     def is_alive(self) -> bool:
