@@ -104,7 +104,7 @@ def dead_letters_refused(case: Case, *, seconds: float, **configs: str) -> None:
     case.ingest()
     case.wait_at_work(500)
     present = case.topics.configuration(DEAD_LETTERS_TOPIC)
-    before = {name: present[name.replace("_", ".")] for name in configs}
+    before = {name: present.get(name.replace("_", "."), "1") for name in configs}
     case.topics.configure(DEAD_LETTERS_TOPIC, **configs)
     case.load(rate=500, first_day=case.next_day(), days=2)
     hold(seconds)
