@@ -15,6 +15,7 @@ from meter_cli import (
     dashboards,
     days,
     demo,
+    faults,
     history,
     ingest,
     init_env,
@@ -55,6 +56,7 @@ app.command()(dashboards.dashboards)
 app.command()(contract.schema)
 app.command()(init_env.init_env)
 app.command()(bench.bench)
+app.command()(faults.faults)
 
 
 def main() -> None:
