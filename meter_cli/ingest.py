@@ -55,19 +55,26 @@ def ingest(
     if counts.reasons:
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.reasons.items()))
         out.print(f"Kept on iot-meter-dlq: {reasons}")
+    if counts.refused_again:
+        out.print(f"{counts.refused_again:,} replayed letters refused again: meters dlq list --state refused_again")
     if not counts.messages:
         hint = "The router sends faults: `meters route`." if faults else "Send readings: `meters simulate`."
         out.print(f"Nothing new to ingest. {hint}")
 
 
 def ingest_summary(counts: Any, seconds: float) -> dict[str, Any]:
-    """The counts of a run for scripts; messages = stored + duplicates + conflicts + refused."""
+    """The counts of a run for scripts; messages = stored + duplicates + conflicts + refused.
+
+    `taken` are among the stored, `refused_again` among the refused: replayed dead letters.
+    """
     return {
         "messages": counts.messages,
         "stored": counts.stored,
         "duplicates": counts.duplicates,
         "conflicts": counts.conflicts,
         "refused": counts.refused,
+        "taken": counts.taken,
+        "refused_again": counts.refused_again,
         "reasons": dict(counts.reasons),
         "seconds": round(seconds, 3),
     }

@@ -20,6 +20,7 @@ from metering.reading import MAX_MESSAGE_BYTES, parse_reading, to_document
 from metering.settings import READINGS_TOPIC, Settings
 from metering.store import FAULTS, READINGS
 from streaming.dead_letters import DeadLetter, dead_letter_headers
+from streaming.replayed import Replayed
 
 DUPLICATE_KEY = 11000
 DOCUMENT_VALIDATION_FAILURE = 121
@@ -98,12 +99,16 @@ class Counts:
     duplicates: int = 0
     conflicts: int = 0
     refused: int = 0
+    taken: int = 0
+    """Of those stored: replayed letters that have replaced a stored reading."""
+    refused_again: int = 0
+    """Of those refused: replayed letters, which have made no second letter."""
     reasons: Counter[str] = field(default_factory=Counter)
 
     @property
     def dead_letters(self) -> int:
         """Messages that went to the dead letters."""
-        return self.conflicts + self.refused
+        return self.conflicts + self.refused - self.refused_again
 
     def add(self, other: "Counts") -> None:
         """Add another batch's counts to these."""
@@ -112,6 +117,8 @@ class Counts:
         self.duplicates += other.duplicates
         self.conflicts += other.conflicts
         self.refused += other.refused
+        self.taken += other.taken
+        self.refused_again += other.refused_again
         self.reasons.update(other.reasons)
 
 
@@ -133,8 +140,10 @@ class Batch:
         self._firsts: dict[str, tuple[dict[str, Any], Any]] = {}
         self._repeats: list[tuple[dict[str, Any], Any]] = []
         self._attempts = 0
+        self._replayed = Replayed()
         for record in records:
-            self._take(record)
+            if not self._replayed.holds(record):
+                self._take(record)
 
     def _take(self, record: Any) -> None:
         feed = self._feed
@@ -168,6 +177,8 @@ class Batch:
         Raises:
             pymongo.errors.AutoReconnect: MongoDB went away, or did not acknowledge.
         """
+        for record in self._replayed.release(collection.database):
+            self._take(record)
         self._attempts += 1
         documents = [document for document, _ in self._firsts.values()]
         failures: list[dict[str, Any]] = []
@@ -200,6 +211,10 @@ class Batch:
             else:
                 self._judge(document, record, kept.get(key) or self._firsts[key][0])
 
+    def settle(self, collection: Collection) -> None:
+        """Finish replayed letters, after `store` and before days are touched; may be called again like it."""
+        self._replayed.settle(collection, self.counts)
+
     @staticmethod
     def _stored_before(
         collection: Collection, documents: list[dict[str, Any]], failures: list[dict[str, Any]]
@@ -213,6 +228,8 @@ class Batch:
             self.touched.add(document["_id"][:MINUTE])
         if not self._feed.conflicts or {**kept, stamp: None} == {**document, stamp: None}:
             self.counts.duplicates += 1
+        elif self._replayed.takes(record, document):
+            self.touched.add(document["_id"][:MINUTE])
         else:
             explanation = f"{document['_id']} is stored with another payload; the first one stays"
             self._refuse(record, "conflict", "ConflictingReading", explanation)
@@ -221,6 +238,10 @@ class Batch:
         self._refuse(record, "refused_by_database", "DocumentValidationFailure", message)
 
     def _refuse(self, record: Any, reason: str, error_class: str, message: str) -> None:
+        if self._replayed.refuses(record, reason, message):
+            self.counts.refused += 1
+            self.counts.refused_again += 1
+            return
         headers = dead_letter_headers(
             topic=record.topic,
             partition=record.partition,
