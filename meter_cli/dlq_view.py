@@ -20,7 +20,7 @@ MAX_CELL_CHARACTERS = 60
 
 
 def visible(text: str) -> Text:
-    """The text with every character that is not printable as its escape, without markup; ESC is shown as x1b with a backslash."""
+    """The text with every character that is not printable as its escape, and without markup."""
     return Text(_printable(text))
 
 

@@ -224,6 +224,7 @@ class Batch:
 
     def _judge(self, document: dict[str, Any], record: Any, kept: dict[str, Any]) -> None:
         stamp, _ = self._feed.stamp
+        kept = self._replayed.newest(kept)
         if kept == document:  # the very message, read again: who stored it may have died before saying so
             self.touched.add(document["_id"][:MINUTE])
         if not self._feed.conflicts or {**kept, stamp: None} == {**document, stamp: None}:

@@ -6,6 +6,7 @@ letter whose message Kafka has not acknowledged gets its former state back.
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -26,9 +27,11 @@ from streaming.dead_letters import COORDINATOR_SECONDS, MAX_UNCOMPRESSED_BYTES
 from streaming.kafka import FLUSH_WITHIN_SECONDS, kafka_errors, open_producer
 from streaming.replayed import NOT_SENT, digest, replay_headers
 
-PAGE_LETTERS = 200
+PAGE_LETTERS = 1000
 PAGE_BYTES = 16 * 1024 * 1024
 """A page of letters ends with the one that brings it to this size: their payloads are held in memory."""
+LARGE_BYTES = 512 * 1024
+"""A larger letter is sent by itself, because the broker may find it too large."""
 
 
 @dataclass(frozen=True)
@@ -123,32 +126,26 @@ class LetterReplay:
             MetersError: Kafka does not answer; letters of finished pages are sent, the others as they were.
         """
         outcome = ReplayOutcome()
-        with kafka_errors(self._settings):
-            # Any: pyright's stubs describe kafka-python 2. Sizes as for dead letters: what came in has to get out.
-            producer: Any = open_producer(
-                self._settings,
-                block_seconds=COORDINATOR_SECONDS,
-                compression_type="zstd",
-                max_request_size=MAX_UNCOMPRESSED_BYTES,
-            )
-            try:
-                page: list[Planned] = []
-                for planned in self.plan(ids):
-                    if isinstance(planned, Skipped):
-                        outcome.skipped.append(planned)
-                        continue
-                    page.append(planned)
-                    if len(page) >= PAGE_LETTERS or sum(each.size for each in page) >= PAGE_BYTES:
-                        self._send_page(producer, page, outcome)
-                        page = []
-                        if on_progress:
-                            on_progress(len(outcome.sent) + len(outcome.skipped))
-                if page:
-                    self._send_page(producer, page, outcome)
-            finally:
-                producer.close(timeout=COORDINATOR_SECONDS)
-        if on_progress:
-            on_progress(len(outcome.sent) + len(outcome.skipped))
+        page: list[Planned] = []
+
+        def send_page() -> None:
+            if page:
+                self._send_page(page, outcome)
+                page.clear()
+            if on_progress:
+                on_progress(len(outcome.sent) + len(outcome.skipped))
+
+        for planned in self.plan(ids):
+            if isinstance(planned, Skipped):
+                outcome.skipped.append(planned)
+                continue
+            if planned.size > LARGE_BYTES:
+                send_page()
+            page.append(planned)
+            size = sum(each.size for each in page)
+            if len(page) >= PAGE_LETTERS or size >= PAGE_BYTES or planned.size > LARGE_BYTES:
+                send_page()
+        send_page()
         return outcome
 
     def _plan(self, letter: Letter) -> Planned:
@@ -164,22 +161,28 @@ class LetterReplay:
         value = self._correction.apply(value)
         if isinstance(device := self._correction.fields.get("device_id"), str):
             key = device.encode("utf-8", "replace")  # a message's key is its device_id
+        if key is None and value is None:
+            raise MetersError("it has neither key nor value, so there is nothing to send")
         return Planned(letter, source["topic"], key, value, _verdict(feed, value))
 
-    def _send_page(self, producer: Any, page: list[Planned], outcome: ReplayOutcome) -> None:
+    def _send_page(self, page: list[Planned], outcome: ReplayOutcome) -> None:
         run = uuid.uuid4().hex
         mine = self._register(page, run)
         waiting: dict[str, Any] = {}
         failed: dict[str, str] = {}
         try:
-            for planned in page:
-                letter = planned.letter["_id"]
-                if letter not in mine:
-                    outcome.skipped.append(Skipped(letter, "it has changed since: somebody else is at work on it"))
-                    continue
-                headers = list(replay_headers(letter, len(planned.letter["replays"]) + 1))
-                waiting[letter] = producer.send(planned.topic, key=planned.key, value=planned.value, headers=headers)
-            producer.flush(timeout=FLUSH_WITHIN_SECONDS)
+            # A producer per page: one message that the broker finds too large ends all work of kafka-python's.
+            with kafka_errors(self._settings), closing(self._open_producer()) as producer:
+                for planned in page:
+                    letter = planned.letter["_id"]
+                    if letter in mine:
+                        headers = list(replay_headers(letter, len(planned.letter["replays"]) + 1))
+                        waiting[letter] = producer.send(
+                            planned.topic, key=planned.key, value=planned.value, headers=headers
+                        )
+                    else:
+                        outcome.skipped.append(Skipped(letter, "it has changed since: somebody else is at work on it"))
+                producer.flush(timeout=FLUSH_WITHIN_SECONDS)
         finally:
             for letter in mine:
                 future = waiting.get(letter)
@@ -188,6 +191,15 @@ class LetterReplay:
             self._take_back([each.letter for each in page if each.letter["_id"] in failed], run)
         outcome.sent += [letter for letter in waiting if letter not in failed]
         outcome.skipped += [Skipped(letter, f"Kafka did not take it ({why})") for letter, why in failed.items()]
+
+    def _open_producer(self) -> Any:  # pyright's stubs describe kafka-python 2
+        # Sizes as for dead letters: what came in compressed has to get out.
+        return open_producer(
+            self._settings,
+            block_seconds=COORDINATOR_SECONDS,
+            compression_type="zstd",
+            max_request_size=MAX_UNCOMPRESSED_BYTES,
+        )
 
     def _register(self, page: list[Planned], run: str) -> set[str]:
         """Write down the attempts; returns the letters that nobody else has changed since they were read."""

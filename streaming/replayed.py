@@ -85,6 +85,7 @@ class Replayed:
         self._genuine: dict[Origin, _Replay] = {}
         self._outcomes: dict[Origin, _Refusal | None] = {}
         self._takes: list[tuple[Origin, dict[str, Any]]] = []
+        self._taken: dict[str, dict[str, Any]] = {}
 
     def holds(self, record: Any) -> bool:
         """True for a record that says it is a replayed letter; it is kept until `release`."""
@@ -133,7 +134,12 @@ class Replayed:
         if replay is None or not replay.take:
             return False
         self._takes.append((_origin(record), document))
+        self._taken[document["_id"]] = document
         return True
+
+    def newest(self, kept: dict[str, Any]) -> dict[str, Any]:
+        """What the rest of the batch is compared with: the reading that was found stored, or what will replace it."""
+        return self._taken.get(kept["_id"], kept)
 
     def settle(self, collection: Collection, counts: Any) -> None:
         """Replace the readings that are to be taken, and write down what became of each replay.
