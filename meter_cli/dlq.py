@@ -178,7 +178,7 @@ def replay(
     if outcome.skipped:
         for each in outcome.skipped[:MAX_SHOWN_SKIPPED]:
             err.print(Text(f"{each.letter}: ").append(visible(each.why)), soft_wrap=True)
-        raise MetersError(f"{len(outcome.skipped):,} of {counted(len(chosen), 'letter')} were not sent")
+        raise MetersError(f"Not sent: {len(outcome.skipped):,} of {counted(len(chosen), 'letter')}")
 
 
 def _print_plans(plans: "list[Planned | Skipped]", *, as_json: bool) -> None:

@@ -6,7 +6,7 @@ letter whose message Kafka has not acknowledged gets its former state back.
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -24,7 +24,7 @@ from streaming.batch import READINGS_FEED, Feed, faults_feed
 from streaming.correction import Correction
 from streaming.dead_letter_index import DeadLetterIndex
 from streaming.dead_letters import COORDINATOR_SECONDS, MAX_UNCOMPRESSED_BYTES
-from streaming.kafka import FLUSH_WITHIN_SECONDS, kafka_errors, open_producer
+from streaming.kafka import ANSWER_WITHIN_SECONDS, FLUSH_WITHIN_SECONDS, kafka_errors, open_producer
 from streaming.replayed import NOT_SENT, digest, replay_headers
 
 PAGE_LETTERS = 1000
@@ -172,7 +172,7 @@ class LetterReplay:
         failed: dict[str, str] = {}
         try:
             # A producer per page: one message that the broker finds too large ends all work of kafka-python's.
-            with kafka_errors(self._settings), closing(self._open_producer()) as producer:
+            with kafka_errors(self._settings), self._producer() as producer:
                 for planned in page:
                     letter = planned.letter["_id"]
                     if letter in mine:
@@ -192,14 +192,19 @@ class LetterReplay:
         outcome.sent += [letter for letter in waiting if letter not in failed]
         outcome.skipped += [Skipped(letter, f"Kafka did not take it ({why})") for letter, why in failed.items()]
 
-    def _open_producer(self) -> Any:  # pyright's stubs describe kafka-python 2
+    @contextmanager
+    def _producer(self) -> Iterator[Any]:  # Any: pyright's stubs describe kafka-python 2
         # Sizes as for dead letters: what came in compressed has to get out.
-        return open_producer(
+        producer = open_producer(
             self._settings,
             block_seconds=COORDINATOR_SECONDS,
             compression_type="zstd",
             max_request_size=MAX_UNCOMPRESSED_BYTES,
         )
+        try:
+            yield producer
+        finally:
+            producer.close(timeout=ANSWER_WITHIN_SECONDS)
 
     def _register(self, page: list[Planned], run: str) -> set[str]:
         """Write down the attempts; returns the letters that nobody else has changed since they were read."""
