@@ -37,6 +37,7 @@ DOCUMENT_VALIDATION_FAILURE = 121
 _ATTEMPT = re.compile(r"[1-9]\d{0,8}")
 
 Origin = tuple[str, int, int]
+_Claim = tuple[str, int]
 
 
 def replay_headers(letter_id: str, attempt: int) -> Headers:
@@ -75,24 +76,28 @@ class _Refusal:
 class Replayed:
     """The replayed messages of one batch.
 
-    The batch sets records with these headers aside (`holds`), handles them like the others once MongoDB has been asked
-    which of them are genuine (`release`), asks about each one that it would refuse or that contradicts a stored reading
-    (`refuses`, `takes`), and has the outcome written before its offsets are committed (`settle`).
+    The batch sets records aside from the first one with these headers on (`holds`). It handles them like the others once
+    MongoDB has been asked which of them are genuine (`release`), asks about each one that it would refuse or that
+    contradicts a stored reading (`refuses`, `takes`), and has the outcome written before its offsets are committed
+    (`settle`).
     """
 
     def __init__(self) -> None:
-        self._held: list[tuple[Any, str, int]] = []
+        self._held: list[tuple[Any, _Claim | None]] = []
         self._genuine: dict[Origin, _Replay] = {}
         self._outcomes: dict[Origin, _Refusal | None] = {}
         self._takes: list[tuple[Origin, dict[str, Any]]] = []
         self._taken: dict[str, dict[str, Any]] = {}
 
     def holds(self, record: Any) -> bool:
-        """True for a record that says it is a replayed letter; it is kept until `release`."""
+        """True for a record that says it is a replayed letter, and for all after it: they are kept until `release`.
+
+        So the batch still handles its records in their order, and the first of two readings is the one that came first.
+        """
         claim = _claim(record.headers) if record.headers else None
-        if claim is None:
+        if claim is None and not self._held:
             return False
-        self._held.append((record, *claim))
+        self._held.append((record, claim))
         return True
 
     def release(self, database: Database) -> list[Any]:
@@ -103,13 +108,14 @@ class Replayed:
         """
         if not self._held:
             return []
-        ids = list({letter for _, letter, _ in self._held})
+        claims = [(record, *claim) for record, claim in self._held if claim is not None]
+        ids = list({letter for _, letter, _ in claims})
         letters = {
             letter["_id"]: letter["replays"]
             for letter in database[DEAD_LETTERS].find({"_id": {"$in": ids}}, {"replays": 1})
         }
         claimed: set[str] = set()
-        for record, letter, number in self._held:
+        for record, letter, number in claims:
             for attempt in letters.get(letter, []):
                 if attempt["attempt"] == number and _is_genuine(attempt, record):
                     replay = _replay(letter, attempt)
@@ -117,7 +123,7 @@ class Replayed:
                         claimed.add(replay.key)
                         self._genuine[_origin(record)] = replay
                         self._outcomes[_origin(record)] = None
-        records = [record for record, _, _ in self._held]
+        records = [record for record, _ in self._held]
         self._held = []
         return records
 
@@ -161,7 +167,7 @@ class Replayed:
             _write_outcomes(collection.database, [(o, self._genuine[o], r) for o, r in self._outcomes.items()])
 
 
-def _claim(headers: Headers) -> tuple[str, int] | None:
+def _claim(headers: Headers) -> _Claim | None:
     ids = [value for name, value in headers if name == REPLAY_OF]
     attempts = [value for name, value in headers if name == REPLAY_ATTEMPT]
     if len(ids) != 1 or len(attempts) != 1 or not ids[0] or not attempts[0]:
