@@ -76,8 +76,8 @@ class _Refusal:
 class Replayed:
     """The replayed messages of one batch.
 
-    The batch sets records aside from the first one with these headers on (`holds`). It handles them like the others once
-    MongoDB has been asked which of them are genuine (`release`), asks about each one that it would refuse or that
+    The batch sets records aside from the first one with these headers on (`holds`). It handles them like the others
+    once MongoDB has been asked which of them are genuine (`release`), asks about each one that it would refuse or that
     contradicts a stored reading (`refuses`, `takes`), and has the outcome written before its offsets are committed
     (`settle`).
     """
