@@ -73,6 +73,8 @@ def _print(counts: Any, seconds: float, *, faults: bool) -> None:
             f"[bold red]lost:[/] {counts.lost:,} messages were no longer in Kafka; `meters status` names them",
             soft_wrap=True,
         )
+    if counts.refused_again:
+        out.print(f"{counts.refused_again:,} replayed letters refused again: meters dlq list --state refused_again")
     if not counts.messages:
         hint = "The router sends faults: `meters route`." if faults else "Send readings: `meters simulate`."
         out.print(f"Nothing new to ingest. {hint}")
@@ -82,6 +84,7 @@ def ingest_summary(counts: Any, seconds: float) -> dict[str, Any]:
     """The counts of a run for scripts; messages = stored + duplicates + conflicts + refused.
 
     What was produced is these messages and `lost_before_ingest`, an upper bound where there are transaction markers.
+    `taken` are among the stored, `refused_again` among the refused: replayed dead letters.
     """
     return {
         "messages": counts.messages,
@@ -90,6 +93,8 @@ def ingest_summary(counts: Any, seconds: float) -> dict[str, Any]:
         "conflicts": counts.conflicts,
         "refused": counts.refused,
         "lost_before_ingest": counts.lost,
+        "taken": counts.taken,
+        "refused_again": counts.refused_again,
         "reasons": dict(counts.reasons),
         "seconds": round(seconds, 3),
     }

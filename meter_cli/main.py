@@ -15,6 +15,7 @@ from meter_cli import (
     dashboards,
     days,
     demo,
+    dlq,
     faults,
     history,
     ingest,
@@ -52,6 +53,7 @@ app.add_typer(late.app, name="late")
 app.add_typer(lake.app, name="lake")
 app.command()(days.dev)
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(dlq.app, name="dlq")
 app.command()(dashboards.dashboards)
 app.command()(contract.schema)
 app.command()(init_env.init_env)

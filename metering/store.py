@@ -36,6 +36,9 @@ RAW_READINGS = "raw_readings"
 DAILY_AVERAGES = "daily_averages"
 ABNORMAL_DEVICE_SUMMARY = "abnormal_device_summary"
 DAILY_CONSUMPTION = "daily_consumption"
+DEAD_LETTERS = "dead_letters"
+DEAD_LETTER_OFFSETS = "dead_letter_offsets"
+REPLACED_READINGS = "replaced_readings"
 
 ANSWER_WITHIN_SECONDS = 10
 
@@ -76,6 +79,9 @@ _COLLECTIONS: dict[str, dict[str, Any]] = {
     INGEST_POSITIONS: {},
     REVISIONS: {},
     LOST_MESSAGES: {},
+    DEAD_LETTERS: {},
+    DEAD_LETTER_OFFSETS: {},
+    REPLACED_READINGS: {},
     DAILY_AVERAGES: {},
     ABNORMAL_DEVICE_SUMMARY: {},
     DAILY_CONSUMPTION: {},
@@ -92,6 +98,14 @@ _INDEXES: dict[str, list[list[tuple[str, int]]]] = {
         *([(f"channels.{channel}.state", 1), ("created_at", 1)] for channel in CHANNELS),
     ],
     LOST_MESSAGES: [[("found_at", 1)], [("reader", 1), ("topic", 1), ("partition", 1)]],
+    # Every query of letters names its states, so that settled letters cost a search for open ones nothing.
+    DEAD_LETTERS: [
+        [("short_id", 1)],
+        [("state", 1), ("at", -1), ("_id", -1)],
+        [("state", 1), ("reason", 1), ("at", -1), ("_id", -1)],
+        [("state", 1), ("device_id", 1), ("at", -1), ("_id", -1)],
+    ],
+    REPLACED_READINGS: [[("reading_id", 1)]],
     REVISIONS: [[("collection", 1), ("calculation_date", 1)]],
     DAILY_AVERAGES: [[("calculation_date", 1)]],
     ABNORMAL_DEVICE_SUMMARY: [[("calculation_date", 1)], [("device_id", 1), ("calculation_date", 1)]],

@@ -21,6 +21,7 @@ from metering.settings import READINGS_TOPIC, Settings
 from metering.store import FAULTS, READINGS, find_by_id
 from streaming.bounded import PutAside
 from streaming.dead_letters import DeadLetter, dead_letter, dead_letter_headers
+from streaming.replayed import Replayed
 
 DUPLICATE_KEY = 11000
 DOCUMENT_VALIDATION_FAILURE = 121
@@ -107,12 +108,16 @@ class Counts:
     conflicts: int = 0
     refused: int = 0
     lost: int = 0
+    taken: int = 0
+    """Of those stored: replayed letters that have replaced a stored reading."""
+    refused_again: int = 0
+    """Of those refused: replayed letters, which have made no second letter."""
     reasons: Counter[str] = field(default_factory=Counter)
 
     @property
     def dead_letters(self) -> int:
         """Messages that went to the dead letters."""
-        return self.conflicts + self.refused
+        return self.conflicts + self.refused - self.refused_again
 
     def add(self, other: "Counts") -> None:
         """Add another batch's counts to these."""
@@ -122,6 +127,8 @@ class Counts:
         self.conflicts += other.conflicts
         self.refused += other.refused
         self.lost += other.lost
+        self.taken += other.taken
+        self.refused_again += other.refused_again
         self.reasons.update(other.reasons)
 
 
@@ -147,8 +154,10 @@ class Batch:
         self._firsts: dict[str, tuple[dict[str, Any], Any]] = {}
         self._repeats: list[tuple[dict[str, Any], Any]] = []
         self._attempts = 0
+        self._replayed = Replayed()
         for record in records:
-            self._take(record)
+            if not self._replayed.holds(record):
+                self._take(record)
 
     def _take(self, record: Any) -> None:
         feed = self._feed
@@ -185,6 +194,8 @@ class Batch:
         Raises:
             pymongo.errors.PyMongoError: MongoDB does not answer, or did not acknowledge.
         """
+        for record in self._replayed.release(collection.database):
+            self._take(record)
         self._attempts += 1
         documents = [document for document, _ in self._firsts.values()]
         failures: list[dict[str, Any]] = []
@@ -217,6 +228,10 @@ class Batch:
             else:
                 self._judge(document, record, kept.get(key) or self._firsts[key][0])
 
+    def settle(self, collection: Collection) -> None:
+        """Finish replayed letters, after `store` and before days are touched; may be called again like it."""
+        self._replayed.settle(collection, self.counts)
+
     @staticmethod
     def _stored_before(
         collection: Collection, documents: list[dict[str, Any]], failures: list[dict[str, Any]]
@@ -226,10 +241,13 @@ class Batch:
 
     def _judge(self, document: dict[str, Any], record: Any, kept: dict[str, Any]) -> None:
         stamp, _ = self._feed.stamp
+        kept = self._replayed.newest(kept)
         if kept == document:  # the very message, read again: who stored it may have died before saying so
             self.touched.add(document["_id"][:MINUTE])
         if not self._feed.conflicts or {**kept, stamp: None} == {**document, stamp: None}:
             self.counts.duplicates += 1
+        elif self._replayed.takes(record, document):
+            self.touched.add(document["_id"][:MINUTE])
         else:
             explanation = f"{document['_id']} is stored with another payload; the first one stays"
             self._refuse(record, "conflict", "ConflictingReading", explanation)
@@ -247,6 +265,10 @@ class Batch:
 
     def _refuse(self, record: Any, reason: str, error_class: str, message: str, *, messages: int = 1) -> None:
         counts = self.counts
+        if self._replayed.refuses(record, reason, message):
+            counts.refused += 1
+            counts.refused_again += 1
+            return
         if self._is_settled(record):
             counts.duplicates += messages
             return

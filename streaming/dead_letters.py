@@ -28,7 +28,7 @@ from kafka.errors import (
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from metering.settings import DEAD_LETTERS_TOPIC, Settings
-from streaming.kafka import Headers, ensure_topics, open_producer
+from streaming.kafka import Headers, ensure_topics, keep_messages, open_producer
 
 MAX_DEAD_LETTER_BYTES = 16 * 1024 * 1024
 """A dead letter holds a whole message and more, so its topic takes more than the broker lets others take."""
@@ -109,8 +109,9 @@ def dead_letter_headers(*, reason: str, stage: str, error_class: str, message: s
 
 
 def ensure_dead_letters_topic(settings: Settings, topic: str = DEAD_LETTERS_TOPIC) -> None:
-    """Create the topic if it is missing, large enough for whatever another topic may hold."""
+    """Create the topic if it is missing, large enough for whatever another topic may hold; letters do not expire."""
     ensure_topics(settings, topic, max_message_bytes=MAX_DEAD_LETTER_BYTES)
+    keep_messages(settings, topic)
 
 
 class DeadLetterTransactions:

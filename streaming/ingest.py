@@ -264,6 +264,7 @@ class Ingest:
 
     def _store_batch(self, database: Database, batch: Batch) -> Batch:
         self._patiently(lambda: batch.store(database[self._feed.collection]))
+        self._patiently(lambda: batch.settle(database[self._feed.collection]))
         if self._feed.makes_days and batch.touched:
             # After the readings are acknowledged: who reads the count before them finds it grown. Who dies in between
             # has not committed, and the same messages, read again, touch the same days.

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kafka import KafkaConsumer, KafkaProducer
-from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 from kafka.errors import (
     AuthorizationError,
     KafkaConnectionError,
@@ -110,6 +110,25 @@ def ensure_topics(settings: Settings, *topics: str, max_message_bytes: int | Non
                     admin.create_topics(new, wait_for_metadata=True)
                 except TopicAlreadyExistsError:  # another process was faster
                     pass
+        finally:
+            admin.close()
+
+
+def keep_messages(settings: Settings, topic: str) -> None:
+    """Have Kafka keep the topic's messages for ever, unless somebody has given the topic a retention of its own.
+
+    Where the broker does not let us change a topic, its retention stays what its operators have chosen.
+    """
+    with kafka_errors(settings):
+        # Any: pyright's stubs describe kafka-python 2.
+        admin: Any = KafkaAdminClient(**_client_options(settings))
+        try:
+            asked = ConfigResource(ConfigResourceType.TOPIC, topic, ["retention.ms", "retention.bytes"])
+            found = admin.describe_configs([asked], config_filter="all")["topic"][topic]
+            unset = {name: "-1" for name, config in found.items() if config["config_source"] != "DYNAMIC_TOPIC_CONFIG"}
+            if unset:
+                change: Any = ConfigResource(ConfigResourceType.TOPIC, topic, unset)
+                admin.alter_configs([change], raise_on_unknown=False)
         finally:
             admin.close()
 
