@@ -16,9 +16,10 @@ from local_stack import LocalStack
 from meter_assets_tests.support import meters, settings_for, wait_for
 from meter_assets_tests.test_mongo_errors import failing
 from meter_cli.console import SafeConsole, one_line, visible
+from meter_cli.failure import explain
 from metering.lost_messages import Loss, LossReason, record_losses
 from metering.settings import Settings, load_settings
-from metering.store import DAILY_CONSUMPTION, LOCAL_DAYS, METERS
+from metering.store import ALERTS, DAILY_CONSUMPTION, METERS
 
 HOSTILE = ("[/bold]", "=1+1", "\x1b]0;title\x07", "<img src=x onerror=alert(1)>", "a|b", "\x9b31m", "\u202egnp.exe")
 
@@ -115,14 +116,14 @@ def test_what_cannot_be_seen_is_written_out() -> None:
 
 def test_hostile_names_are_text_in_replay_and_history(database: Settings, mongo: Database, tmp_path: Path) -> None:
     """`[/bold]` as a household ended `meters history` in a MarkupError, and ESC reached the terminal."""
-    file = tmp_path / "hostile[/].csv"
+    file = tmp_path / "hostile[b].csv"
     rows = [f"m{number},2025-01-05 00:00:00,1,{name}" for number, name in enumerate(HOSTILE)]
     file.write_text("\n".join(["id,when,kWh,home", *rows, "m0,[/bold]\x1b,1,x"]) + "\n")
     columns = ("--device", "id", "--time", "when", "--value", "kWh", "--unit", "kWh", "--household", "home")
     answer = meters(database, "replay", str(file), *columns)
     assert answer.returncode == 1  # the last row is refused
     assert "Traceback" not in answer.stderr and "\x1b]" not in answer.stderr + answer.stdout
-    assert "hostile[/].csv" in answer.stdout
+    assert "hostile[b].csv" in answer.stdout
     assert mongo[METERS].count_documents({"household_id": {"$in": HOSTILE[:5]}}) == 5
 
     now = datetime.now(UTC)
@@ -154,21 +155,40 @@ def test_hostile_names_are_text_in_replay_and_history(database: Settings, mongo:
 
 def test_a_bug_is_one_line_and_a_file(database: Settings, mongo: Database, tmp_path: Path) -> None:
     own = database.model_copy(update={"home": tmp_path / "home"})
-    # A document that no version of ours has written.
-    mongo[LOCAL_DAYS].insert_one({"_id": "mongodb://me:Geheim@host/\x1b[31m", "changed_at": 1})
-    answer = meters(own, "late")
+    mongo[ALERTS].insert_one({"_id": "of no version of ours", "acknowledged_at": None, "created_at": "never"})
+    answer = meters(own, "alerts", "list")
     [line] = lines(answer)
     assert answer.returncode == 70
     assert line.startswith("error: This is a bug: ")
-    assert "Geheim" not in line and "\x1b" not in line
     [trace] = (own.home / "logs").glob("trace-*.log")
     assert str(trace) in line
     assert "Traceback (most recent call last)" in trace.read_text()
-    assert "Geheim" not in trace.read_text()
     assert trace.stat().st_mode & 0o077 == 0
-    debug = meters(own, "late", METERS_DEBUG="1")
+    debug = meters(own, "alerts", "list", METERS_DEBUG="1")
     assert "Traceback (most recent call last)" in debug.stderr
     assert debug.returncode == 70
+
+
+def test_a_bug_shows_no_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("METERS_HOME", str(tmp_path))
+    load_settings.cache_clear()
+    try:
+        try:
+            try:
+                raise ValueError("no mongodb://me:Geheim@host/iot here\nnor there")
+            except ValueError as cause:
+                raise RuntimeError("outer") from cause
+        except RuntimeError as error:
+            line, code = explain(error)
+    finally:
+        monkeypatch.undo()
+        load_settings.cache_clear()
+    assert code == 70
+    assert line.startswith(
+        "This is a bug: ValueError: no mongodb://me:***@host/iot here nor there. The full trace is in "
+    )
+    [trace] = (tmp_path / "logs").glob("trace-*.log")
+    assert "Geheim" not in trace.read_text()
 
 
 def test_a_simulation_whose_kafka_goes_ends_in_one_line(stack: LocalStack, database: Settings, tmp_path: Path) -> None:

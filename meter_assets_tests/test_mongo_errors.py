@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 from pymongo import InsertOne, MongoClient
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.errors import BulkWriteError, DocumentTooLarge, PyMongoError
 
 from local_stack import LocalStack
 from metering.errors import ServiceAwayError
@@ -77,7 +77,7 @@ def test_the_error_of_a_batch_is_that_of_its_writes(database: Settings, mongo: D
 
 
 def test_a_document_that_is_too_large_is_said_to_be(database: Settings, mongo: Database) -> None:
-    with pytest.raises(PyMongoError) as raised:
+    with pytest.raises(DocumentTooLarge) as raised:  # the client's own, and no PyMongoError
         mongo["anything"].insert_one({"text": "x" * (17 << 20)})
     assert "takes no document above 16 MB" in str(mongo_unavailable(database, raised.value))
 

@@ -58,7 +58,7 @@ def wants_trace() -> bool:
 def _foreseen(error: Exception, settings: Settings) -> MetersError | None:
     """The error of a service or of the system in words, wherever it was raised."""
     from kafka.errors import KafkaError
-    from pymongo.errors import PyMongoError
+    from pymongo.errors import DocumentTooLarge, PyMongoError
 
     from metering.disk import full_disk_error
     from metering.mongo_errors import mongo_unavailable
@@ -68,7 +68,7 @@ def _foreseen(error: Exception, settings: Settings) -> MetersError | None:
     if isinstance(inner, OSError) and inner.errno in (errno.ENOSPC, errno.EDQUOT):
         return full_disk_error(settings, str(inner)) or MetersError("A disk is full", fix="Free some")
     for each in (error, inner):
-        if isinstance(each, PyMongoError):
+        if isinstance(each, PyMongoError | DocumentTooLarge):
             return mongo_unavailable(settings, each)
         if isinstance(each, KafkaError):
             try:

@@ -5,6 +5,8 @@ escaped. Each function raises ValueError, which pydantic turns into the line abo
 """
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 MONGO_SCHEMES = ("mongodb://", "mongodb+srv://")
@@ -56,12 +58,59 @@ def database_of(uri: str) -> str | None:
     return path.split(".", 1)[0] or None
 
 
+def check_database(uri: str, database: str) -> None:
+    """See that the URI names no other database than the setting does."""
+    named = database_of(uri)
+    if named and named != database:
+        raise ValueError(
+            f"METERS_MONGO_URI names the database {named}, and METERS_MONGO_DATABASE is {database}; set "
+            f"METERS_MONGO_DATABASE={named}, or take it out of the URI and name the login's with authSource="
+        )
+
+
 def check_brokers(addresses: str) -> None:
     """See that it is a list of host:port."""
     for address in addresses.split(","):
         host, _, port = address.strip().rpartition(":")
         if not host or "/" in address or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ValueError("write addresses like host:9092,host2:9092")
+
+
+def check_connect_url(url: str) -> None:
+    """See that it is a Spark Connect URL."""
+    if not re.match(r"sc://[^/\s]+", url):
+        raise ValueError("write a Spark Connect URL like sc://host:15002")
+
+
+def checked(check: Callable[[str], None]) -> Callable[[str], str]:
+    """A validator that lets pass what the check accepts, and an empty value."""
+
+    def validate(value: str) -> str:
+        if value:
+            check(value)
+        return value
+
+    return validate
+
+
+def usable_folder(place: str) -> str:
+    """The folder or URL, with a leading ~ expanded."""
+    if "://" not in place:
+        place = str(Path(place).expanduser())
+        check_folder(place)
+    return place
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root on: child processes run elsewhere, and it must mean the same folder for them."""
+    return path.expanduser().absolute()
+
+
+def usable_home(home: Path) -> Path:
+    """The installation's folder from the root on, without a pattern: the lake is in it."""
+    home = absolute(home)
+    check_folder(str(home))
+    return home
 
 
 def check_folder(folder: str) -> None:

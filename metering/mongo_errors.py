@@ -49,7 +49,7 @@ def mongo_address(uri: str) -> str:
     return mongo_hosts(uri)
 
 
-def mongo_unavailable(settings: Settings, error: PyMongoError) -> MetersError:
+def mongo_unavailable(settings: Settings, error: PyMongoError | DocumentTooLarge) -> MetersError:
     """The line for an error of MongoDB; a ServiceAwayError where the same work may well succeed later."""
     address = mongo_address(settings.mongo)
     if isinstance(error, OperationFailure):

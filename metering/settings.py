@@ -8,15 +8,24 @@ import re
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from metering.addresses import check_brokers, check_folder, check_mongo_uri, database_of
+from metering.addresses import (
+    absolute,
+    check_brokers,
+    check_connect_url,
+    check_database,
+    check_mongo_uri,
+    checked,
+    usable_folder,
+    usable_home,
+)
 from metering.addresses import check_http as _check_http
-from metering.errors import MetersError
+from metering.settings_errors import settings_error
 
 LOOPBACK = "127.0.0.1"
 REPLICA_SET = "meters"
@@ -44,18 +53,18 @@ class Settings(BaseSettings):
         env_prefix="METERS_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
     )
 
-    home: Path = Field(
+    home: Annotated[Path, AfterValidator(usable_home)] = Field(
         default=Path(".meters"), description="State of this installation: databases, logs, lake, Dagster."
     )
-    cache_dir: Path = Field(
+    cache_dir: Annotated[Path, AfterValidator(absolute)] = Field(
         default=Path("~/.cache/meters"), description="Downloaded jars, shared by all clones of a user."
     )
 
-    mongo_uri: str | None = Field(
+    mongo_uri: Annotated[str, AfterValidator(checked(check_mongo_uri))] | None = Field(
         default=None, description="MongoDB; unset: the local stack's. Needs replicaSet= for retries."
     )
     mongo_database: str = "iot"
-    kafka_bootstrap: str | None = Field(
+    kafka_bootstrap: Annotated[str, AfterValidator(checked(check_brokers))] | None = Field(
         default=None, description="host:port[,host:port]; unset: the local stack's brokers."
     )
     kafka_partitions: int = Field(
@@ -64,7 +73,9 @@ class Settings(BaseSettings):
     kafka_replication: int | None = Field(
         default=None, ge=1, le=10, description="Replicas of those topics; unset: 3, or the cluster's own default."
     )
-    spark_remote: str | None = Field(default=None, description="Spark Connect URL sc://…; unset: the local stack's.")
+    spark_remote: Annotated[str, AfterValidator(checked(check_connect_url))] | None = Field(
+        default=None, description="Spark Connect URL sc://…; unset: the local stack's."
+    )
     spark_master: str | None = Field(
         default=None, description="A Spark master URL: each run starts its own session there."
     )
@@ -133,7 +144,7 @@ class Settings(BaseSettings):
     router_master: str | None = Field(
         default=None, description="Spark master of the router; unset: local, a slot for each partition."
     )
-    router_checkpoint: str | None = Field(
+    router_checkpoint: Annotated[str, AfterValidator(usable_folder)] | None = Field(
         default=None, description="Where the router keeps its place; unset: <home>/router."
     )
     router_mode: Literal["real-time", "micro-batch"] = Field(
@@ -189,39 +200,6 @@ class Settings(BaseSettings):
         description="MongoDB as Metabase reaches it: a read-only user's, with the database in its path; secret.",
     )
 
-    @field_validator("home", "cache_dir", mode="after")
-    @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        # Child processes run elsewhere: a relative path must mean the same place for them.
-        return path.expanduser().absolute()
-
-    @field_validator("home")
-    @classmethod
-    def _no_pattern(cls, path: Path) -> Path:
-        check_folder(str(path))  # the lake and the router's checkpoint are in it
-        return path
-
-    @field_validator("mongo_uri")
-    @classmethod
-    def _mongo_uri(cls, uri: str | None) -> str | None:
-        if uri:
-            check_mongo_uri(uri)
-        return uri
-
-    @field_validator("kafka_bootstrap")
-    @classmethod
-    def _brokers(cls, addresses: str | None) -> str | None:
-        if addresses:
-            check_brokers(addresses)
-        return addresses
-
-    @field_validator("spark_remote")
-    @classmethod
-    def _connect_url(cls, url: str | None) -> str | None:
-        if url and not re.match(r"sc://[^/\s]+", url):
-            raise ValueError("write a Spark Connect URL like sc://host:15002")
-        return url
-
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, name: str) -> str:
@@ -245,12 +223,7 @@ class Settings(BaseSettings):
     def _folder_or_bucket(cls, lake: str | None) -> str | None:
         if lake and "://" in lake and not S3A_URL.fullmatch(lake):
             raise ValueError("write a folder, or a URL like s3a://bucket/prefix, without keys in it")
-        return _folder(lake.rstrip("/") if "://" in lake else lake) if lake else lake
-
-    @field_validator("router_checkpoint")
-    @classmethod
-    def _checkpoint(cls, place: str | None) -> str | None:
-        return _folder(place) if place else place
+        return usable_folder(lake.rstrip("/") if "://" in lake else lake) if lake else lake
 
     @field_validator("webhook_url")
     @classmethod
@@ -274,12 +247,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _one_database(self) -> Self:
-        named = database_of(self.mongo_uri) if self.mongo_uri else None
-        if named and named != self.mongo_database:
-            raise ValueError(
-                f"METERS_MONGO_URI names the database {named}, and METERS_MONGO_DATABASE is {self.mongo_database}; set "
-                f"METERS_MONGO_DATABASE={named}, or take it out of the URI and name the login's with authSource="
-            )
+        check_database(self.mongo_uri or "", self.mongo_database)
         return self
 
     @property
@@ -392,14 +360,6 @@ def _variable(name: str) -> str:
     return alias if isinstance(alias, str) else f"METERS_{name.upper()}"
 
 
-def _folder(place: str) -> str:
-    """The folder or URL, with a leading ~ expanded."""
-    if "://" not in place:
-        place = str(Path(place).expanduser())
-        check_folder(place)
-    return place
-
-
 @cache
 def load_settings() -> Settings:
     """The settings of this process, read once.
@@ -409,18 +369,5 @@ def load_settings() -> Settings:
     """
     try:
         return Settings()
-    except ValidationError as error:
-        first = error.errors()[0]
-        said = first["msg"].removeprefix("Value error, ")
-        name = _variable(str(first["loc"][0])) if first["loc"] else ""
-        what = f"Setting {name} is not usable: {said}" if name else f"The settings do not agree: {said}"
-        raise MetersError(what, fix="Correct it in the environment or in .env") from None
-    except SettingsError as error:
-        found = re.search(r'field "(\w+)"', str(error))
-        name = _variable(found[1]) if found else "METERS_*"
-        raise MetersError(
-            f"Setting {name} is not usable: it is no JSON object", fix='Write one like {"critical": "a-topic"}'
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise MetersError(f"The file .env cannot be read: {reason}", fix="Correct it, or move it aside") from None
+    except (ValidationError, SettingsError, OSError, UnicodeDecodeError) as error:
+        raise settings_error(error, _variable) from None
