@@ -27,7 +27,7 @@ from streaming.ledger import Ledger
 from streaming.simulate import simulate_history
 from streaming.simulation_options import SimulationOptions
 
-START_SECONDS = 150
+START_SECONDS = 300
 ROUTE_SECONDS = 150
 
 

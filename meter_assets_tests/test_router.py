@@ -17,10 +17,10 @@ from local_stack.jars import fetch_jars
 from meter_assets.routing.decision import HEARTBEAT_SECONDS
 from meter_assets_tests.router_support import City
 from meter_assets_tests.support import read_topic, settings_for, wait_for
-from metering.settings import DEAD_LETTERS_TOPIC, READINGS_TOPIC, Settings
+from metering.settings import DEAD_LETTERS_TOPIC, READINGS_TOPIC
 from metering.store import LATEST_READINGS, READINGS, WINDOW_AGGREGATES
 from streaming.ingest import Ingest
-from streaming.kafka import Sender, open_consumer, partitions_of
+from streaming.kafka import Sender
 
 pytestmark = pytest.mark.timeout(600)  # several starts of Spark and of services, each with a limit of its own
 
@@ -53,19 +53,6 @@ def city(own_stack: LocalStack) -> Iterator[City]:
     fresh.database.client.close()
 
 
-def drop_readings(settings: Settings, share: float) -> int:
-    """Have Kafka drop the oldest readings, as retention does; returns how many."""
-    consumer: Any = open_consumer(settings, group=None)
-    partitions = partitions_of(consumer, READINGS_TOPIC)
-    ends = consumer.end_offsets(partitions)
-    consumer.close()
-    admin: Any = KafkaAdminClient(bootstrap_servers=settings.kafka)
-    until = {partition: int(end * share) for partition, end in ends.items()}
-    admin.delete_records(until)
-    admin.close()
-    return sum(until.values())
-
-
 def test_every_injected_fault_is_routed_and_windows_and_latest_readings_are_kept(city: City):
     sent = city.send(until="2024-05-19", garbage_rate=0.01, duplicate_rate=0.02, late_rate=0.02)
     assert sent.garbage > 10
@@ -87,7 +74,7 @@ def test_every_injected_fault_is_routed_and_windows_and_latest_readings_are_kept
             for at in (datetime.now(UTC) + timedelta(days=400), datetime(2024, 5, 1, 7, tzinfo=UTC)):
                 text = f'{{"device_id":"{device}","timestamp":"{at.isoformat()}","usage_kwh":0.125}}'
                 sender.send(text.encode(), key=device.encode())
-        late = {"_id": "60m|2024-05-01T07:00:00Z|em1", "count": 1, "late": 1, "sum": 0.125}
+        late = {"_id": "60m|2024-05-01T07:00:00Z|em1|electricity", "count": 1, "late": 1, "sum": 0.125}
         wait_for(lambda: city.database[WINDOW_AGGREGATES].find_one(late), 60, "the late reading is in its window")
         future = wait_for(lambda: city.store_faults() and city.stored() - city.injected(), 60, "the future is a fault")
         assert [key.split("|")[1] for key in future] == ["em1"]
@@ -169,48 +156,3 @@ def test_micro_batches_give_the_same_results(city: City):
         router.wait_caught_up()
         city.wait_exactly_the_injected()
         router.stop()
-
-
-def test_what_the_saved_place_no_longer_means_is_named_and_can_be_accepted(city: City):
-    settings = city.settings
-    city.send(until="2024-05-19")
-    with city.router("--no-aggregates") as router:
-        wait_for(lambda: router.wait_caught_up()["batches"], 60, "a batch is committed")
-        router.stop()
-    city.wait_exactly_the_injected()
-    faults = Path(settings.router_place) / "faults"
-
-    metadata = (faults / "metadata").read_text()
-    newest = max(
-        (file for file in (faults / "commits").iterdir() if file.name.isdigit()), key=lambda file: int(file.name)
-    )
-    offsets = (faults / "offsets" / newest.name).read_text()
-    (faults / "offsets" / newest.name).write_text("v1\n{")
-    with city.router() as router:
-        line = router.wait_failed()
-    assert "is damaged" in line and "--accept-gap" in line
-    (faults / "offsets" / newest.name).write_text(offsets)
-    assert (faults / "metadata").read_text() == metadata
-
-    city.send(until="2024-05-20")
-    dropped = drop_readings(settings, 0.75)
-    with city.router() as router:
-        line = router.wait_failed()
-    assert "Kafka has dropped" in line and "--accept-gap" in line
-    with city.router("--no-aggregates", "--accept-gap") as router:
-        beat = router.wait_caught_up()
-        assert 0 < beat["gap"] < dropped
-        router.stop()
-
-    shutil.rmtree(faults)
-    with city.router() as router:
-        line = router.wait_failed()
-    assert "is gone" in line and "--accept-gap" in line
-
-    admin: Any = KafkaAdminClient(bootstrap_servers=settings.kafka)
-    admin.delete_topics([READINGS_TOPIC])
-    wait_for(lambda: READINGS_TOPIC not in admin.list_topics(), 30, "the topic is gone")
-    admin.close()
-    with city.router() as router:
-        line = router.wait_failed()
-    assert f"The topic {READINGS_TOPIC} is gone" in line

@@ -189,7 +189,9 @@ def test_a_silent_mongodb_costs_no_fault_and_no_window(city: City, own_stack: Lo
         router.wait_running()
         send(city, fault("em1"))
         wait_stored(city, "em1")
-        mongod = own_stack.processes["mongo"]  # pyright: ignore
+        child = own_stack.services["mongo"].child
+        assert child
+        mongod = psutil.Process(child.pid)
         mongod.suspend()
         try:
             silent_since = datetime.now(UTC)

@@ -30,9 +30,19 @@ def test_batches_add_up_and_a_repeated_one_adds_nothing(database: Settings):
     assert found.keys() == {"em1", "em2", "em3"}
     added = {name: found["em1"][name] for name in ("count", "faulty", "late", "sum", "min", "max", "mean", "batch")}
     assert added == {"count": 3, "faulty": 1, "late": 1, "sum": 9.0, "min": 1.0, "max": 5.0, "mean": 3.0, "batch": 1}
-    assert found["em1"]["_id"] == "10m|2024-05-18T12:00:00Z|em1"
+    assert found["em1"]["_id"] == "10m|2024-05-18T12:00:00Z|em1|electricity"
     assert found["em1"]["window_end"] - found["em1"]["window_start"] == timedelta(minutes=10)
     assert found["em2"]["mean"] == 2.0 and found["em2"]["batch"] == 0
+
+
+def test_a_device_that_sends_both_types_in_one_batch_has_a_window_of_each(database: Settings):
+    windows = connect(database)[WINDOW_AGGREGATES]
+    water = part(meter_type="water", total=40.0, min=10.0, max=30.0)
+    for _ in range(2):
+        add_parts(windows, [part(), water], FIRST)
+    add_parts(windows, [water], replace(FIRST, batch=1))
+    sums = {window["_id"].rsplit("|", 1)[1]: (window["count"], window["sum"]) for window in windows.find()}
+    assert sums == {"electricity": (2, 4.0), "water": (4, 80.0)}
 
 
 def test_a_full_batch_that_is_repeated_adds_nothing(database: Settings):

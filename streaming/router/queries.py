@@ -14,7 +14,7 @@ from streaming.router.aggregates import MAX_ROWS_A_BATCH, Aggregates, in_time
 from streaming.router.messages import fault_messages, is_reading, readings
 from streaming.router.place import AGGREGATES_QUERY, FAULTS_QUERY, Place
 from streaming.router.poison import RECORDS_A_POLL
-from streaming.router.session import stop_query
+from streaming.router.session import quiet, stop_query
 
 AGGREGATES_EVERY = "5 seconds"
 
@@ -49,6 +49,7 @@ class Queries:
 
     def stop(self, *names: str) -> None:
         """Stop queries; what a fault batch has not committed is repeated when it starts again."""
+        quiet(self._spark)
         for name in names:
             if query := self._running.pop(name, None):
                 if name == AGGREGATES_QUERY and self._aggregates:
@@ -58,6 +59,7 @@ class Queries:
                 finally:
                     if self._aggregates:
                         self._aggregates.stopping = False
+        quiet(self._spark, "ERROR")
 
     def route_once(self, name: str, messages: DataFrame, batch: int) -> None:
         """Do with some messages what a query does with a batch.

@@ -100,10 +100,13 @@ def router_session(settings: Settings, *, jars: str, partitions: int) -> Iterato
         spark = builder.getOrCreate()
     except (PySparkException, RuntimeError) as error:
         raise MetersError(f"Spark does not start: {first_line(error)}", fix="Try: meters doctor") from error
+    # Of accumulators, which nobody here uses, PySpark's server writes a trace when the JVM ends.
+    accumulators: Any = spark.sparkContext._accumulatorServer
+    accumulators.handle_error = lambda request, address: None
     try:
         yield spark
     finally:
-        _quiet(spark)
+        quiet(spark)
         with suppress(Exception):  # the JVM may be gone already
             spark.stop()
 
@@ -153,7 +156,7 @@ def _not_of_py4j(record: logging.LogRecord) -> bool:
     return "py4j" not in record.pathname
 
 
-def _quiet(spark: SparkSession) -> None:
-    """Spark calls every stop an error; what is wrong is said by us."""
+def quiet(spark: SparkSession, level: str = "OFF") -> None:
+    """Have Spark log nothing while it stops: it calls every stop an error, and what is wrong is reported by us."""
     with suppress(Exception):
-        spark.sparkContext.setLogLevel("OFF")
+        spark.sparkContext.setLogLevel(level)

@@ -221,7 +221,8 @@ class Supervisor:
         now = time.monotonic()
         for name in names:
             started_at = self._started_at.pop(name, None)
-            if started_at is not None and now - started_at > SOUND_SECONDS:
+            sound = self._progress.still_seconds() < SOUND_SECONDS
+            if sound and started_at is not None and now - started_at > SOUND_SECONDS:
                 self._failures[name] = 0
                 self._searched_in_vain = False
             self._failures[name] += 1
@@ -289,9 +290,10 @@ class Supervisor:
         if progress.lag and still > STALLED_SECONDS and not self._searched_stall:
             self._searched_stall = True
             self._search_stall()
-        if progress.lag and still > STUCK_SECONDS:
+        # On a busy machine a query may need longer than that to begin: each attempt has more time than the last.
+        if progress.lag and still > STUCK_SECONDS * (1 + self._failures[FAULTS_QUERY]):
             self._forget(queries)
-            why = f"it has stood still for {STUCK_SECONDS} s with {progress.lag:,} waiting"
+            why = f"it has stood still for {still:.0f} s with {progress.lag:,} readings waiting"
             self._failed(FAULTS_QUERY, failure=Failure(why), line="The faults query was stopped")
 
     def _search_stall(self) -> None:
