@@ -3,7 +3,7 @@
 import json
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -39,7 +39,7 @@ def as_the_router(spark: SparkSession) -> Iterator[None]:
         yield
 
 
-def wrong(found: dict[str, object], expected: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+def wrong(found: Mapping[str, object], expected: Mapping[str, object]) -> dict[str, tuple[object, object]]:
     """The differing entries only: found and expected."""
     return {name: (found[name], expected[name]) for name in expected if found[name] != expected[name]}
 

@@ -55,7 +55,7 @@ SIZES = [
 TOMBSTONES = [
     Case("tombstones", "with a key", None, "refused", "empty", key=b"em1"),
     Case("tombstones", "of a stored reading's id", None, "refused", "empty", key=b"2024-05-27T15:57:54Z|tw1"),
-    Case("tombstones", "without a key", None, "refused", "empty", key=None),
+    Case("tombstones", "with an empty key", None, "refused", "empty", key=b""),
     Case("tombstones", "with headers", None, "refused", "empty", headers=(("reason", b"gone"),)),
     Case("tombstones", "empty value", b"", "refused", INVALID_JSON),
     Case("tombstones", "empty value and key", b"", "refused", INVALID_JSON, key=b""),
