@@ -65,8 +65,10 @@ class AllowedHosts:
         if None in named:
             raise ValueError("a host is a name like dagster.example.org or dagster.example.org:8443")
         self._hosts = {host for host in named if host}
-        self._origins = {Origin(scheme, host.name, host.port or port)
-                         for host in self._hosts for scheme, port in DEFAULT_PORTS.items()}  # fmt: skip
+        schemes = DEFAULT_PORTS.items()
+        self._origins = {
+            Origin(scheme, host.name, host.port or port) for host in self._hosts for scheme, port in schemes
+        }
         if url and (own := Origin.of("://".join(urlsplit(url)[:2]))):
             self._hosts.add(Authority(own.name, None))
             self._origins.add(own)
