@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from meter_cli.console import coloured, err, out, print_json
+from meter_cli.console import NOTE, coloured, err, out, print_json
 from metering.errors import MetersError
 from metering.local_days import read_day
 from metering.publishing import publishing_line
@@ -43,7 +43,7 @@ def history(
     finally:
         database.client.close()
     if mark:
-        err.print(f"[yellow]![/] {day.date()}: {publishing_line(mark, now)}. See meters late", soft_wrap=True)
+        err.print(NOTE, f"{day.date()}: {publishing_line(mark, now)}. See meters late", soft_wrap=True)
     if instant:
         versions = as_of(versions, instant)
     if as_json:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from meter_cli.console import err, out, print_json, progress
+from meter_cli.console import coloured, err, out, print_json, progress
 from metering.alive import Alive
 from metering.settings import load_settings
 
@@ -69,10 +69,8 @@ def _print(counts: Any, seconds: float, *, faults: bool) -> None:
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.reasons.items()))
         out.print(f"Kept on iot-meter-dlq: {reasons}")
     if counts.lost:
-        err.print(
-            f"[bold red]lost:[/] {counts.lost:,} messages were no longer in Kafka; `meters status` names them",
-            soft_wrap=True,
-        )
+        lost = f"{counts.lost:,} messages were no longer in Kafka; `meters status` names them"
+        err.print(coloured("lost:", "bold red"), lost, soft_wrap=True)
     if counts.refused_again:
         out.print(f"{counts.refused_again:,} replayed letters refused again: meters dlq list --state refused_again")
     if not counts.messages:

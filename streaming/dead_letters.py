@@ -82,7 +82,8 @@ class DeadLetter:
 
 def dead_letter(key: bytes | None, value: bytes | None, headers: Headers) -> DeadLetter:
     """A letter, without its value where that cannot fit into the topic."""
-    letter = DeadLetter(key=key, value=value, headers=headers)
+    # The client sends no message without key and value.
+    letter = DeadLetter(key=b"" if key is None and value is None else key, value=value, headers=headers)
     return without_value(letter) if value is not None and len(value) > MAX_VALUE_BYTES else letter
 
 
@@ -90,7 +91,7 @@ def without_value(letter: DeadLetter) -> DeadLetter:
     """The letter with the size and SHA-256 of its value, in headers `size` and `sha256`, in place of the value."""
     value = letter.value or b""
     measures = [("size", str(len(value)).encode()), ("sha256", hashlib.sha256(value).hexdigest().encode())]
-    return DeadLetter(key=letter.key, value=None, headers=[*letter.headers, *measures])
+    return DeadLetter(key=letter.key or b"", value=None, headers=[*letter.headers, *measures])
 
 
 def dead_letter_headers(*, reason: str, stage: str, error_class: str, message: str, **source: object) -> Headers:
