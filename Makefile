@@ -1,7 +1,7 @@
 # Every target sets up first; that takes no time once it is done. ARGS go to the command:
 #   make test ARGS='-k kafka'
 # Tests mostly wait for servers: three processes, each with MongoDB and Kafka of its own, take less than half the time of one.
-.PHONY: setup demo test dev check bench
+.PHONY: setup demo test dev check bench faults
 .DEFAULT_GOAL := setup
 
 setup:
@@ -11,6 +11,7 @@ demo: setup
 	@.venv/bin/meters demo $(ARGS)
 
 test: setup
+	@scripts/setup --browser
 	@.venv/bin/python -m local_stack.jars all > /dev/null
 	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
@@ -25,3 +26,6 @@ check: setup
 
 bench: setup
 	@.venv/bin/meters bench $(ARGS)
+
+faults: setup
+	@.venv/bin/meters faults $(ARGS)

@@ -32,6 +32,9 @@ class Kind(StrEnum):
     METER_SPEAKS = "meter_speaks"
     LATE_READINGS = "late_readings"
     RUN_FAILED = "run_failed"
+    MESSAGES_LOST = "messages_lost"
+    SERVICE_FAILED = "service_failed"
+    SERVICE_RECOVERED = "service_recovered"
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,15 @@ def raise_alerts(database: Database, settings: Settings, alerts: Iterable[Alert]
     if not found:
         return Counter()
     operations = [
-        UpdateOne({"_id": alert.id}, {"$setOnInsert": _document(alert, settings, now)}, upsert=True) for alert in found
+        UpdateOne({"_id": alert.id}, {"$setOnInsert": alert_document(alert, settings, now)}, upsert=True)
+        for alert in found
     ]
     new = database[ALERTS].bulk_write(operations, ordered=False).upserted_ids or {}
     return Counter(str(found[index].kind) for index in new)
 
 
-def _document(alert: Alert, settings: Settings, now: datetime) -> Document:
+def alert_document(alert: Alert, settings: Settings, now: datetime) -> Document:
+    """The alert as `iot.alerts` keeps it, without its `_id`; not sent yet."""
     unsent = {"state": "pending", "delivery": None, "attempts": 0, "next_try_at": None, "last_error": None}
     return {
         "short_id": hashlib.sha256(alert.id.encode()).hexdigest()[:10],

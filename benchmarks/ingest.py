@@ -3,29 +3,41 @@
 import json
 import time
 import uuid
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import chain, islice
 from typing import Any
 
 from kafka import KafkaConsumer
 
 from benchmarks import processes
-from benchmarks.city import documents, messages
+from benchmarks.city import DAY, documents, messages, store_day
 from benchmarks.measure import Bench, Result, interleaved, median
+from metering.reading import reading_id_range
 from metering.settings import Settings
 from metering.store import READINGS, connect, ensure_collections
 from streaming.kafka import Sender, ensure_topics
+from streaming.malformed import conflicting
 
 TOPIC = "bench-backlog"
+REPEATS_TOPIC = "bench-backlog-repeats"
 BACKLOG = 500_000
 LOOP_MESSAGES = 5_000
 ROUNDS = 3
 FLUSH_EVERY = 20_000
+
+STORED = 2_000_000
+STORED_DAYS = 4
+REPEATED_BACKLOG = 200_000
+REPEATED = 0.015
+"""Share of messages that repeat a stored reading, every other one with another payload: a conflict."""
 
 
 def ingest(bench: Bench) -> list[Result]:
     """Rate against a loop of consume and insert_one, and against insert_many alone; memory over the backlog."""
     backlog, loop_messages = bench.size(BACKLOG), bench.size(LOOP_MESSAGES)
     bench.report(f"ingest: sending a backlog of {backlog:,} readings")
-    _send_backlog(bench.settings, backlog)
+    _send(bench.settings, TOPIC, messages(backlog))
 
     runs: list[dict[str, Any]] = []
     loops: list[float] = []
@@ -71,6 +83,61 @@ def ingest(bench: Bench) -> list[Result]:
     ]
 
 
+def among_stored(bench: Bench) -> list[Result]:
+    """Rate with duplicates and conflicts of stored readings against the rate without, over a large collection."""
+    settings = bench.database("bench_among_stored")
+    stored, backlog = bench.size(STORED), bench.size(REPEATED_BACKLOG)
+    bench.report(f"ingest-stored: storing {stored:,} readings, then sending two backlogs of {backlog:,}")
+    days = [DAY - timedelta(days=number) for number in range(1, STORED_DAYS + 1)]
+    for day in days:
+        store_day(settings, stored // STORED_DAYS, day)
+    repeats = int(backlog * REPEATED)
+    _send(settings, TOPIC, messages(backlog))
+    _send(settings, REPEATS_TOPIC, _with_repeats(backlog, repeats, stored // STORED_DAYS, days))
+
+    def rate_of(topic: str, expected_repeats: int) -> float:
+        run = processes.run(settings, "benchmarks.ingest_process", topic, uuid.uuid4().hex)
+        if (run["stored"], run["messages"]) != (backlog, backlog + expected_repeats):
+            raise AssertionError(f"{run['stored']:,} of {backlog:,} readings stored, {run['messages']:,} messages")
+        rate = run["messages"] / run["seconds"]
+        bench.report(f"ingest-stored: {rate:,.0f} messages/s of {topic}")
+        _forget_day(settings)
+        return rate
+
+    pairs = interleaved(ROUNDS, lambda: rate_of(REPEATS_TOPIC, repeats), lambda: rate_of(TOPIC, 0))
+    _drop(settings)
+    return [
+        Result(
+            name="ingest: repeats among stored",
+            what=f"{backlog:,} readings with {repeats:,} duplicates and conflicts of {stored:,} stored ones: "
+            f"{median([measured for measured, _ in pairs]):,.0f}/s",
+            baseline=f"the same readings without: {median([plain for _, plain in pairs]):,.0f}/s",
+            ratio=median([measured / plain for measured, plain in pairs]),
+            goal=0.8,
+            at_least=True,
+            details={"pairs": pairs},
+        )
+    ]
+
+
+def _with_repeats(backlog: int, repeats: int, of_day: int, days: list[datetime]) -> Iterator[tuple[bytes, bytes]]:
+    """The backlog, with repeats of stored readings spread over it, from all over the stored days."""
+    every, each_day = backlog // repeats, -(-repeats // len(days))
+    stored = chain.from_iterable(islice(messages(of_day, day), 0, None, max(1, of_day // each_day)) for day in days)
+    for number, message in enumerate(messages(backlog)):
+        yield message
+        if number % every == 0 and number // every < repeats:
+            key, value = next(stored)
+            yield key, value if number // every % 2 else conflicting(value)
+
+
+def _forget_day(settings: Settings) -> None:
+    database = connect(settings)
+    low, high = reading_id_range(DAY, DAY + timedelta(days=1))
+    database[READINGS].delete_many({"_id": {"$gte": low, "$lt": high}})
+    database.client.close()
+
+
 def _memory(runs: list[dict[str, Any]], backlog: int) -> Result:
     """Growth of resident memory after the first fifth of the backlog: the highest of all readings against that one."""
 
@@ -91,10 +158,10 @@ def _memory(runs: list[dict[str, Any]], backlog: int) -> Result:
     )
 
 
-def _send_backlog(settings: Settings, readings: int) -> None:
-    ensure_topics(settings, TOPIC)
-    with Sender(settings, TOPIC) as sender:
-        for key, value in messages(readings):
+def _send(settings: Settings, topic: str, sent: Iterator[tuple[bytes, bytes]]) -> None:
+    ensure_topics(settings, topic)
+    with Sender(settings, topic) as sender:
+        for key, value in sent:
             sender.send(value, key=key)
             if sender.sent % FLUSH_EVERY == 0:
                 sender.flush()

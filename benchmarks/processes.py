@@ -27,12 +27,17 @@ def meters(settings: Settings, *arguments: str, **environment: str) -> dict[str,
     return _answer(command, settings, environment)
 
 
-def _answer(command: Sequence[str], settings: Settings, environment: dict[str, str]) -> dict[str, Any]:
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables with which a process works in the installation, on this tree."""
     path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, **settings.environment(), "PYTHONPATH": path}
+
+
+def _answer(command: Sequence[str], settings: Settings, environment: dict[str, str]) -> dict[str, Any]:
     started = time.monotonic()
     done = subprocess.run(
         command,
-        env={**os.environ, **settings.environment(), "PYTHONPATH": path, **environment},
+        env={**environment_of(settings), **environment},
         cwd=settings.home,
         capture_output=True,
         text=True,

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks import days, ingest, kills, routing, scaling, year
+from benchmarks import days, ingest, kills, routing, scaling, soak, year
 from benchmarks.measure import Bench, Report, Result, machine
 from benchmarks.stack import own_stack
 from metering.settings import load_settings
 
 BENCHMARKS: dict[str, Callable[[Bench], list[Result]]] = {
     "ingest": ingest.ingest,
+    "ingest-stored": ingest.among_stored,
     "large-day": days.large_day,
     "stored-days": days.stored_days,
     "warm-spark": days.warm_spark,
@@ -18,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[Bench], list[Result]]] = {
     "routing-idle": routing.idle,
     "routing-kills": kills.kills,
     "scaling": scaling.scaling,
+    "soak": soak.soak,
 }
 
 QUICK = 0.1

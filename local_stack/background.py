@@ -57,6 +57,39 @@ def start_supervisor(settings: Settings, observe: Observer = lambda state: None)
     raise MetersError("The local stack is not up in time", fix=f"Read {supervisor_log(settings)}")
 
 
+def retry_failed(settings: Settings, observe: Observer = lambda state: None) -> StackState:
+    """Have the owner of a stack start its failed services now, and wait until all are usable.
+
+    Raises:
+        MetersError: a service failed again, or the owner does not start services again.
+    """
+    state = live_state(settings.home)
+    if state is None:
+        raise MetersError("The local stack has gone", fix="Start it: meters up")
+    if not state.retries_on_signal:
+        raise MetersError(
+            f"Process {state.pid}, which owns the local stack, does not start services again",
+            fix="End it, then meters up",
+        )
+    before = {name: service.crashes for name, service in state.services.items()}
+    os.kill(state.pid, signal.SIGUSR1)
+    deadline = time.monotonic() + READY_TIMEOUT_SECONDS + 30
+    while time.monotonic() < deadline:
+        state = live_state(settings.home)
+        if state is None:
+            raise MetersError("The local stack has gone", fix=f"Read {supervisor_log(settings)}")
+        observe(state)
+        if all(service.state == "up" for service in state.services.values()):
+            return state
+        for name, service in state.services.items():
+            if service.crashes > before.get(name, 0):
+                again = f"It is tried again at {service.next_try_at[11:19]} UTC, and by `meters up`"
+                raise MetersError(service.error.rstrip("."), fix=f"Read {service.log}. {again}")
+        time.sleep(POLL_SECONDS)
+    waiting = ", ".join(name for name, service in state.services.items() if service.state != "up")
+    raise MetersError(f"{waiting}: not up in time", fix=f"Read {supervisor_log(settings)}")
+
+
 def stop_supervisor(settings: Settings) -> bool:
     """End the stack of this home and wait until nothing of it is left; False when none ran.
 

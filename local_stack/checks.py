@@ -1,6 +1,7 @@
-"""Can the local stack run here? Each check answers with what it found and, where it fails, one line that mends it."""
+"""Can the local stack run here? Each check answers with what it found and, where it fails, what to do about it."""
 
 import platform
+import re
 import shutil
 import socket
 import sys
@@ -9,13 +10,18 @@ from dataclasses import dataclass
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import psutil
+from kafka import codec
 
+from local_stack.answers import answers, answers_mongo
 from local_stack.jars import jars_folder, manifest, missing_sets, verify, wanted_sets
 from local_stack.java import probe_java
+from local_stack.losses import read_losses
 from local_stack.mongod import probe_mongod
 from local_stack.ports import Port, stack_ports, twin_of
-from local_stack.state import live_state
+from local_stack.state import StackState, live_state
+from metering.disk import full_disk_error
 from metering.errors import MetersError
+from metering.local_services import troubles
 from metering.s3 import probe_store, require_keys
 from metering.settings import LOOPBACK, Settings
 
@@ -40,6 +46,8 @@ class Finding:
     ok: bool
     detail: str
     fix: str = ""
+    warns: bool = False
+    """Nothing keeps the stack from running, and yet a person should know."""
 
 
 def preflight(settings: Settings, services: Sequence[str]) -> None:
@@ -68,7 +76,7 @@ def preflight(settings: Settings, services: Sequence[str]) -> None:
 
 
 def diagnose(settings: Settings) -> list[Finding]:
-    """Every check, in the order in which a person would mend what they find."""
+    """Every check, in the order in which a person would correct what they find."""
     checks: list[tuple[str, Callable[[Settings], str]]] = [
         ("python", _python),
         ("java", lambda _: "Java {1} ({0})".format(*probe_java())),
@@ -79,8 +87,10 @@ def diagnose(settings: Settings) -> list[Finding]:
         ("memory", _memory),
         ("timezone", _timezone),
         *([("lake", probe_store)] if settings.is_lake_in_s3 else []),
+        ("codecs", _codecs),
+        ("services", _services),
     ]
-    return [_run(name, check, settings) for name, check in checks]
+    return [*(_run(name, check, settings) for name, check in checks), _lost_messages(settings)]
 
 
 def _run(name: str, check: Callable[[Settings], str], settings: Settings) -> Finding:
@@ -177,6 +187,8 @@ def port_holder(port: int) -> PortHolder | None:
 
 
 def _disk(settings: Settings) -> str:
+    if full := full_disk_error(settings):
+        raise full
     folder = settings.home
     while not folder.exists():
         folder = folder.parent
@@ -199,6 +211,48 @@ def _memory(settings: Settings) -> str:
             fix="End other programs, or set METERS_SPARK_MEMORY lower, like 1g",
         )
     return f"{available:.1f} of {total:.1f} GB available"
+
+
+def _codecs(_: Settings) -> str:
+    present = {"gzip": codec.has_gzip(), "lz4": codec.has_lz4(), "snappy": codec.has_snappy(), "zstd": codec.has_zstd()}
+    if missing := [name for name, found in present.items() if not found]:
+        raise MetersError(
+            f"Messages compressed with {' or '.join(missing)} cannot be read", fix="Run make setup (lz4, python-snappy)"
+        )
+    return f"messages compressed with {', '.join(present)} can be read"
+
+
+def _services(settings: Settings) -> str:
+    state = live_state(settings.home)
+    if state is None:
+        return "the local stack is not running"
+    if found := troubles(settings):
+        raise MetersError("; ".join(each.sentence for each in found), fix="To try at once: meters up")
+    if silent := silent_services(state):
+        raise MetersError(f"{', '.join(silent)} does not answer", fix="To start it again: meters down, then meters up")
+    waiting = [service.title for service in state.services.values() if service.state != "up"]
+    return f"{', '.join(waiting)} not up yet" if waiting else f"{len(state.services)} run and answer"
+
+
+def silent_services(state: StackState) -> list[str]:
+    """Services that count as up and do not answer, each with its address."""
+    return [
+        f"{service.title or name} at {service.address}"
+        for name, service in state.services.items()
+        if service.state == "up" and not answers(re.sub(r"-\d+$", "", name), service.address)
+    ]
+
+
+def _lost_messages(settings: Settings) -> Finding:
+    uri = settings.mongo_uri or f"mongodb://{LOOPBACK}:{settings.mongo_port}/?directConnection=true"
+    losses = read_losses(settings) if answers_mongo(uri) else None
+    if losses is None:
+        return Finding("lost messages", True, "not known: MongoDB does not answer")
+    if not losses:
+        return Finding("lost messages", True, "none")
+    named = ", ".join(f"{reader} at most {count:,}" for reader, count in sorted(losses.items()))
+    fix = f"Nothing brings them back; which they were is in {settings.mongo_database}.lost_messages"
+    return Finding("lost messages", True, named, fix, warns=True)
 
 
 def needed_memory_gb(settings: Settings) -> float:

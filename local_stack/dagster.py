@@ -29,10 +29,9 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
 
 
 def dagster_dev_command(settings: Settings) -> list[str]:
-    """`dagster dev` on workspace.yaml: webserver, daemon and code server, on the loopback."""
-    executable = Path(sys.executable).with_name("dagster")
+    """`dagster dev` on workspace.yaml: webserver (guarded), daemon and code server, on the loopback."""
     return [
-        *(str(executable), "dev", "--workspace", str(WORKSPACE)),
+        *(sys.executable, "-m", "local_stack.dagster_dev", "--workspace", str(WORKSPACE)),
         *("--host", LOOPBACK, "--port", str(settings.webserver_port)),
     ]
 

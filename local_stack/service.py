@@ -2,6 +2,7 @@
 
 import re
 import signal
+import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from local_stack.child import Child
+from metering.disk import full_disk_line
 from metering.errors import MetersError
 from metering.settings import LOOPBACK, Settings
 
@@ -51,6 +53,7 @@ class Service(ABC):
         self.child: Child | None = None
         self.version = ""
         self._abandoned = False
+        self._launch_error: MetersError | None = None
 
     @property
     @abstractmethod
@@ -83,19 +86,37 @@ class Service(ABC):
         """
 
     def launch(self) -> None:
-        """Start the process, without waiting for it to be usable."""
-        for folder in (self.folder, self.log.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        if self.log.exists() and self.log.stat().st_size > 0:
-            self.log.replace(self.log.with_suffix(".previous.log"))
-        self.prepare()
-        self.child = Child(
-            self.command(),
-            log=self.log,
-            cwd=self.folder,
-            environment=self.environment(),
-            death_signal=self.death_signal,
-        )
+        """Start the process, without waiting for it to be usable.
+
+        Raises:
+            MetersError: it cannot be started.
+        """
+        self._launch_error = None
+        try:
+            for folder in (self.folder, self.log.parent):
+                folder.mkdir(parents=True, exist_ok=True)
+            if self.log.exists() and self.log.stat().st_size > 0:
+                self.log.replace(self.log.with_suffix(".previous.log"))
+            self.prepare()
+            self.child = Child(
+                self.command(),
+                log=self.log,
+                cwd=self.folder,
+                environment=self.environment(),
+                death_signal=self.death_signal,
+            )
+        except MetersError as error:
+            self._launch_error = error
+            raise
+        except (OSError, subprocess.SubprocessError) as error:
+            self._launch_error = self._not_started(error)
+            raise self._launch_error from error
+
+    def _not_started(self, error: Exception) -> MetersError:
+        said = f"{type(error).__name__}: {error}"
+        disk = full_disk_line(self.settings, said, folders=self.folders)
+        fix = "Free some" if disk else f"Read {self.log}"
+        return MetersError(f"{self.title} cannot be started: {disk or said}", fix=fix)
 
     def wait_ready(self, timeout_seconds: float = READY_TIMEOUT_SECONDS) -> None:
         """Wait until clients can use the service.
@@ -106,7 +127,7 @@ class Service(ABC):
         deadline = time.monotonic() + timeout_seconds
         while True:
             if self._abandoned:
-                raise MetersError(f"The start of {self.title} was given up")
+                raise MetersError(f"The start of {self.title} was broken off")
             if not self.is_running:
                 raise self.death()
             try:
@@ -122,6 +143,11 @@ class Service(ABC):
     def abandon(self) -> None:
         """Make a wait in another thread end."""
         self._abandoned = True
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Is nobody waiting for it any more?"""
+        return self._abandoned
 
     @property
     def is_running(self) -> bool:
@@ -148,23 +174,39 @@ class Service(ABC):
                 log.truncate(0)
 
     def death(self) -> MetersError:
-        """Why the process ended, as its log tells."""
+        """Why the process ended, or was not started, as its disk and its log show."""
+        if self.child is None and self._launch_error:
+            return self._launch_error
         code = self.child.exit_code if self.child else None
         how = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
         last = last_meaningful_line(self.log)
+        # The whole tail: what died of a full disk goes on to log how it ends.
+        disk = full_disk_line(self.settings, "\n".join(log_tail(self.log)), folders=self.folders)
         reason = f"{self.title} {how}"
+        if disk:
+            return MetersError(f"{reason}: {disk}", fix=f"Free some; {self.log} has more")
         return MetersError(f"{reason}: {last}" if last else reason, fix=f"Read {self.log}")
 
+    @property
+    def folders(self) -> list[Path]:
+        """Where it writes."""
+        return [*(self.folder / name for name in ("data", "tmp")), self.folder, self.log.parent]
 
-def last_meaningful_line(log: Path) -> str:
-    """The line of a log that most likely tells why its process died; empty when it holds none."""
+
+def log_tail(log: Path) -> list[str]:
+    """The last lines of a log; none where it cannot be read."""
     try:
         with log.open("rb") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
-    except FileNotFoundError:
-        return ""
+            return file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def last_meaningful_line(log: Path) -> str:
+    """The line of a log that most likely tells why its process died; empty when it holds none."""
+    lines = log_tail(log)
     # Frames of a stack trace say where, not what.
     lines = [line.strip() for line in lines if line.strip() and not re.match(r"\s*(at |\.\.\. \d+ more|\})", line)]
     blame = re.compile(r"Exception|Error|FATAL|ERROR|\"s\":\"[EF]\"|error", re.ASCII)

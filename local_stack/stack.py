@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from local_stack.checks import preflight
 from local_stack.kafka import Kafka
@@ -14,6 +14,7 @@ from local_stack.spark import Spark
 from local_stack.spark_cluster import SparkMaster, SparkWorker
 from local_stack.state import Ownership, ServiceState, StackState
 from local_stack.topology import keep_topology
+from metering.errors import MetersError
 from metering.settings import Settings
 
 SERVICES = ("mongo", "kafka", "spark")
@@ -83,6 +84,7 @@ class LocalStack:
         self._report = report
         self._ownership: Ownership | None = None
         self._writing = threading.Lock()
+        self._is_published = True
 
     def __enter__(self) -> Self:
         """Start everything."""
@@ -101,7 +103,7 @@ class LocalStack:
         Raises:
             MetersError: one cannot start; the others are stopped again.
         """
-        self._ownership = Ownership(self.settings.home, supervised=self._supervised)
+        self._ownership = Ownership(self.settings, supervised=self._supervised)
         try:
             preflight(self.settings, self._kinds)
             keep_topology(self.settings, self._kinds)
@@ -123,12 +125,13 @@ class LocalStack:
         self._ownership.release()
         self._ownership = None
 
-    def start_services(self, names: Collection[str], *, together: bool = False) -> None:
+    def start_services(self, names: Collection[str], *, together: bool = False, keep_waiting: bool = False) -> None:
         """Start these services side by side, each once those that it needs are usable.
 
         Args:
             names: of the services.
             together: are the others not wanted when one cannot start?
+            keep_waiting: see start_service.
 
         Raises:
             MetersError: one dies or is not usable in time.
@@ -138,7 +141,7 @@ class LocalStack:
         def start(name: str, needed: list[Future[None]]) -> None:
             for other in needed:
                 other.result()
-            self.start_service(name)
+            self.start_service(name, keep_waiting=keep_waiting)
 
         with ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
             for name in (name for name in self.services if name in names):
@@ -153,8 +156,12 @@ class LocalStack:
                         self.services[name].abandon()
                 raise
 
-    def start_service(self, name: str) -> None:
+    def start_service(self, name: str, *, keep_waiting: bool = False) -> None:
         """Start one service and wait until it is usable.
+
+        Args:
+            name: of the service.
+            keep_waiting: wait for as long as the process runs: a server may have much to look through after a crash.
 
         Raises:
             MetersError: it dies or is not usable in time.
@@ -163,7 +170,14 @@ class LocalStack:
         if not service.is_running:
             service.launch()
             self.note(name, "starting")
-        service.wait_ready()
+        while True:
+            try:
+                service.wait_ready()
+                break
+            except MetersError as error:
+                if not keep_waiting or service.is_abandoned or not service.is_running:
+                    raise
+                self.note(name, "starting", error=str(error))
         self.note(name, "up")
         self._report(f"{service.title} {service.version} is up on {service.address}")
 
@@ -189,21 +203,44 @@ class LocalStack:
             raise RuntimeError("the stack is not started")
         return self._ownership.state
 
-    def note(self, name: str, state: str, *, error: str = "", restarts: int | None = None) -> None:
-        """Publish how a service is."""
+    def note(self, name: str, state: str, *, error: str | None = None, **changes: Any) -> None:
+        """Publish how a service is.
+
+        Args:
+            name: of the service.
+            state: see ServiceState.
+            error: why it is so; None leaves what was known, until the service is up or stopped.
+            changes: further fields of ServiceState.
+        """
         if self._ownership is None:
             return
         service = self.services[name]
         child = service.child
         with self._writing:
             entry = self.state.services.setdefault(name, ServiceState(state, service.address, str(service.log)))
-            entry.state, entry.error, entry.version = state, error, service.version
+            entry.state, entry.version, entry.title = state, service.version, service.title
+            if error is not None or state in ("up", "stopped"):
+                entry.error = error or ""
             entry.pid, entry.create_time = (child.pid, child.create_time) if child else (None, 0.0)
-            entry.restarts = entry.restarts if restarts is None else restarts
-            self._ownership.write()
+            for field, value in changes.items():
+                setattr(entry, field, value)
+            self._is_published = self._ownership.write()
+
+    def publish(self) -> None:
+        """Write the state again, if the disk did not take it."""
+        with self._writing:
+            if self._ownership and not self._is_published:
+                self._is_published = self._ownership.write()
+
+    def take_signals(self) -> None:
+        """Publish that SIGUSR1 makes the owner try failed services at once."""
+        with self._writing:
+            self.state.retries_on_signal = True
+            if self._ownership:
+                self._is_published = self._ownership.write()
 
     def _set_phase(self, phase: str) -> None:
         with self._writing:
             self.state.phase = phase
             if self._ownership:
-                self._ownership.write()
+                self._is_published = self._ownership.write()

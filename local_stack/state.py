@@ -14,7 +14,10 @@ from typing import IO
 import psutil
 
 from local_stack.child import end_leftover, is_alive
+from metering.disk import full_disk_error
 from metering.errors import MetersError
+from metering.local_services import state_file as state_file
+from metering.settings import Settings
 
 LEFTOVER_TIMEOUT_SECONDS = 15
 
@@ -23,17 +26,26 @@ LEFTOVER_TIMEOUT_SECONDS = 15
 class ServiceState:
     """One service, as its owner last knew it.
 
-    `state` is one of starting, up, restarting, stopped, failed.
+    `state` is one of starting, up, restarting, stopped, failed. One that is restarting or failed is tried again at
+    `next_try_at`, for ever; failed are those that crashed again and again. Instants are ISO 8601, in UTC.
     """
 
     state: str
     address: str
     log: str
+    title: str = ""
     pid: int | None = None
     create_time: float = 0.0
     version: str = ""
     restarts: int = 0
     error: str = ""
+    crashes: int = 0
+    """In a row: since it was last usable for long enough."""
+    failed_at: str = ""
+    """When it last became failed; stays until it fails again, for those who have to be notified."""
+    failed_reason: str = ""
+    recovered_at: str = ""
+    next_try_at: str = ""
 
 
 @dataclass
@@ -45,17 +57,14 @@ class StackState:
     supervised: bool
     phase: str = "starting"
     error: str = ""
+    retries_on_signal: bool = False
+    """Does SIGUSR1 make the owner try failed services at once?"""
     services: dict[str, ServiceState] = field(default_factory=dict)
 
     @property
     def is_alive(self) -> bool:
         """Does the owner still run? A state file also survives a reboot."""
         return is_alive(self.pid, self.create_time)
-
-
-def state_file(home: Path) -> Path:
-    """Where the state of a home's stack stands."""
-    return home / "stack.json"
 
 
 def read_state(home: Path) -> StackState | None:
@@ -78,17 +87,24 @@ class Ownership:
     """The right to run a stack in a home.
 
     Args:
-        home: the installation's folder.
+        settings: of the installation.
         supervised: does a background supervisor own it?
 
     Raises:
-        MetersError: another process has it.
+        MetersError: another process has it, or the home cannot be written.
     """
 
-    def __init__(self, home: Path, *, supervised: bool) -> None:
-        home.mkdir(parents=True, exist_ok=True)
+    def __init__(self, settings: Settings, *, supervised: bool) -> None:
+        home = settings.home
+        self._settings = settings
         self._home = home
-        self._lock: IO[str] = (home / "stack.lock").open("a")
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = (home / "stack.lock").open("a")
+        except OSError as error:
+            raise MetersError(
+                f"{home} cannot be written: {error.strerror}", fix="See to its rights, or set METERS_HOME"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -100,13 +116,22 @@ class Ownership:
             ) from None
         end_leftovers(home)
         self.state = StackState(os.getpid(), psutil.Process().create_time(), supervised)
-        self.write()
+        if not self.write():
+            self._lock.close()
+            raise full_disk_error(settings) or MetersError(f"{home} cannot be written", fix="See to its rights")
 
-    def write(self) -> None:
-        """Publish the state; readers see the old one or the new one, never half of it."""
+    def write(self) -> bool:
+        """Publish the state; readers see the old one or the new one, never half of it.
+
+        False where the disk takes nothing: readers keep the old one until a later write succeeds.
+        """
         temporary = state_file(self._home).with_suffix(".json.new")
-        temporary.write_text(json.dumps(asdict(self.state), indent=2))
-        temporary.replace(state_file(self._home))
+        try:
+            temporary.write_text(json.dumps(asdict(self.state), indent=2))
+            temporary.replace(state_file(self._home))
+        except OSError:
+            return False
+        return True
 
     def release(self, *, keep_state: bool = False) -> None:
         """Give the home up; the state file stays only to tell of a failure."""

@@ -1,16 +1,16 @@
-"""What `meters status` tells: where each service is, whether it answers, which version it says it is."""
+"""What `meters status` shows: where each service is, whether it answers, its version, why it fails, what was lost."""
 
-import re
-import socket
 from typing import Any
 from urllib.parse import urlsplit
 
+from local_stack.answers import answers, answers_mongo
+from local_stack.losses import read_losses
 from local_stack.service import Service
 from local_stack.stack import SERVICES, make_services, wanted_services
 from local_stack.state import StackState, live_state
+from metering.addresses import mongo_hosts
+from metering.addresses import redact as redact
 from metering.settings import Settings
-
-CONNECT_TIMEOUT_SECONDS = 1.0
 
 
 def status(settings: Settings) -> dict[str, Any]:
@@ -37,20 +37,15 @@ def status(settings: Settings) -> dict[str, Any]:
         "webserver_url": f"http://127.0.0.1:{settings.webserver_port}",
         "supervisor_pid": state.pid if state else None,
         "services": services,
+        "lost_messages": read_losses(settings) if services["mongo"]["state"] == "up" else None,
     }
-
-
-def redact(uri: str) -> str:
-    """The URI with its password, and any token among its parameters, replaced by ***."""
-    uri = re.sub(r"(://[^:/@?]*):.*@", r"\1:***@", uri)
-    return re.sub(r"((?:token|password|secret)[^=&;/]*)=[^&;/]*", r"\1=***", uri, flags=re.IGNORECASE)
 
 
 def _local(service: Service, state: StackState | None) -> dict[str, Any]:
     entry = state.services.get(service.name) if state else None
     address = entry.address if entry else service.address
     phase = entry.state if entry else "down"
-    if phase == "up" and not _answers(address):
+    if phase == "up" and not answers(service.kind, address):
         phase = "unreachable"
     return {
         "state": phase,
@@ -58,32 +53,34 @@ def _local(service: Service, state: StackState | None) -> dict[str, Any]:
         "address": address,
         "version": (entry.version or None) if entry else None,
         "restarts": entry.restarts if entry else 0,
+        "error": (entry.error or None) if entry else None,
+        "next_try_at": (entry.next_try_at or None) if entry else None,
         "log": entry.log if entry else str(service.log),
     }
 
 
-def _elsewhere(settings: Settings, name: str) -> dict[str, Any]:
-    """A service that somebody else runs: does one of its addresses take connections?"""
-    uri = {"mongo": settings.mongo, "kafka": settings.kafka, "spark": settings.spark_master or settings.spark}[name]
-    hosts = urlsplit(uri).netloc.rpartition("@")[2] if "://" in uri else uri
-    addresses = [host if ":" in host else f"{host}:27017" for host in hosts.split(",")]
-    # mongodb+srv names no host and local[*] is no server: there is nothing to connect to, so nothing to doubt.
-    unchecked = uri.startswith("mongodb+srv") or uri.startswith("local")
-    reachable = unchecked or any(_answers(address) for address in addresses)
+def _elsewhere(settings: Settings, kind: str) -> dict[str, Any]:
+    """A service that somebody else runs: does one of its addresses answer?"""
+    uri = {"mongo": settings.mongo, "kafka": settings.kafka, "spark": settings.spark_master or settings.spark}[kind]
     return {
-        "state": "up" if reachable else "unreachable",
+        "state": "up" if _one_answers(settings, kind, uri) else "unreachable",
         "pid": None,
-        "address": redact(uri),
+        "address": mongo_hosts(uri) if kind == "mongo" else redact(uri),
         "version": None,
         "restarts": 0,
+        "error": None,
+        "next_try_at": None,
         "log": None,
     }
 
 
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_SECONDS).close()
-        return True
-    except (OSError, ValueError):
-        return False
+def _one_answers(settings: Settings, kind: str, uri: str) -> bool:
+    if kind == "mongo":
+        return answers_mongo(uri)
+    if kind == "spark":
+        if settings.spark_master and not uri.startswith("spark://"):
+            return True  # local[*] is no server, and other masters are found by Spark itself
+        if settings.spark_master or "use_ssl=true" in uri:
+            kind = "spark-master"  # no greeting that we speak: a connection must do
+        uri = urlsplit(uri).netloc.rpartition("@")[2]
+    return any(answers(kind, address.strip()) for address in uri.split(","))

@@ -1,7 +1,7 @@
-"""The background process behind `meters up`: owns the services, restarts one that crashes, ends when told to.
+"""The background process behind `meters up`: owns the services, starts crashed ones again for ever, ends on a signal.
 
-`python -m local_stack.supervisor` runs it; its log is logs/supervisor.log. Others talk to it by the state file and by
-SIGTERM.
+`python -m local_stack.supervisor` runs it; its log is logs/supervisor.log. Others read the state file, and send SIGTERM
+to end it, SIGUSR1 to have failed services tried at once.
 """
 
 import logging
@@ -9,20 +9,43 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from types import FrameType
 
 from local_stack.stack import LocalStack
 from metering.errors import MetersError
+from metering.local_services import FAILED, RESTARTING
 from metering.settings import load_settings
 
 WATCH_SECONDS = 0.25
 TRIM_LOGS_SECONDS = 60
-MAX_RESTARTS = 5
-RESTARTS_WINDOW_SECONDS = 600
-FIRST_BACKOFF_SECONDS = 0.5
+MAX_QUICK_RESTARTS = 5
+"""A service that crashes once more counts as failed: people are notified, and it is tried more and more seldom."""
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 300
+STEADY_SECONDS = 120
+"""A service that was usable for so long has recovered: its crashes are counted from the beginning."""
 
 log = logging.getLogger("supervisor")
+
+
+def pause_seconds(crashes: int) -> float:
+    """How long to wait before the start after that many crashes in a row."""
+    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(crashes - 1, 20))
+
+
+@dataclass
+class _Record:
+    """What the supervisor remembers of a service; times are monotonic."""
+
+    crashes: int = 0
+    usable_since: float | None = None
+    due: float | None = None
+    is_starting: bool = False
+    is_failed: bool = False
 
 
 class Supervisor:
@@ -36,67 +59,134 @@ class Supervisor:
     def __init__(self, stack: LocalStack, end: threading.Event) -> None:
         self._stack = stack
         self._end = end
-        self._crashes: dict[str, deque[float]] = {name: deque() for name in stack.services}
-        self._given_up: set[str] = set()
+        self._retry_now = threading.Event()
+        started = time.monotonic()
+        self._records = {name: _Record(usable_since=started) for name in stack.services}
+
+    def retry_now(self, number: int = 0, frame: FrameType | None = None) -> None:
+        """Have every service that waits for its next try started at once; fit to be a signal's handler."""
+        self._retry_now.set()
 
     def watch(self) -> None:
-        """Restart what crashes, with growing pauses; give a service up that crashes again and again."""
+        """Start again what crashes, with growing pauses and without an end."""
+        self._stack.take_signals()
         trimmed = time.monotonic()
-        while not self._end.wait(WATCH_SECONDS):
-            services = self._stack.services
-            dead = [name for name in services if name not in self._given_up and not services[name].is_running]
-            if dead and not self._end.is_set():
-                self._revive(dead)
-            if time.monotonic() - trimmed > TRIM_LOGS_SECONDS:
-                trimmed = time.monotonic()
-                for service in services.values():
-                    service.trim_log()
+        with ThreadPoolExecutor(max_workers=max(1, len(self._records))) as pool:
+            while not self._end.wait(WATCH_SECONDS):
+                try:
+                    self._look(pool)
+                    self._stack.publish()
+                    if time.monotonic() - trimmed > TRIM_LOGS_SECONDS:
+                        trimmed = time.monotonic()
+                        for service in self._stack.services.values():
+                            service.trim_log()
+                except Exception:  # the services have nobody else
+                    log.exception("the supervisor goes on after an error of its own")
+            for service in self._stack.services.values():
+                service.abandon()  # ends the waits of the pool's threads
 
-    def _revive(self, dead: list[str]) -> None:
-        pauses = {name: pause for name in dead if (pause := self._pause_before_restart(name)) is not None}
-        if not pauses or self._end.wait(max(pauses.values())):
-            return
-        # Together, since brokers and members that died together are usable together only; and whoever has lost what
-        # it needs begins anew.
-        services = self._stack.services
-        begin = [name for name in services if name in pauses or set(services[name].needs) & set(pauses)]
-        for name in begin:
-            services[name].kill()  # what is left of its process group
-        try:
-            self._stack.start_services(begin)
-        except MetersError as error:
-            log.warning("%s", error)  # the next round finds it dead and counts
-
-    def _pause_before_restart(self, name: str) -> float | None:
-        """Count a crash; seconds until the restart, or None when the service is given up."""
-        service, crashes = self._stack.services[name], self._crashes[name]
-        death = service.death()
-        log.warning("%s", death)
+    def _look(self, pool: ThreadPoolExecutor) -> None:
         now = time.monotonic()
-        while crashes and now - crashes[0] > RESTARTS_WINDOW_SECONDS:
-            crashes.popleft()
-        if len(crashes) >= MAX_RESTARTS:
-            log.error("%s crashed %d times in %d s: given up", service.title, len(crashes) + 1, RESTARTS_WINDOW_SECONDS)
-            self._given_up.add(name)
-            self._stack.note(name, "failed", error=str(death))
-            return None
-        crashes.append(now)
-        pause = FIRST_BACKOFF_SECONDS * 2 ** (len(crashes) - 1)
-        restarts = self._stack.state.services[name].restarts + 1
-        log.info("restarting %s in %.1f s (restart %d)", service.title, pause, restarts)
-        self._stack.note(name, "restarting", error=str(death), restarts=restarts)
-        return pause
+        services = self._stack.services
+        for name, record in self._records.items():
+            if record.is_starting or record.due is not None:
+                continue
+            if not services[name].is_running:
+                self._crashed(name, record, now)
+            elif record.crashes and record.usable_since and now - record.usable_since >= STEADY_SECONDS:
+                self._recovered(name, record)
+        if self._retry_now.is_set():
+            self._retry_now.clear()
+            for record in self._records.values():
+                record.due = None if record.due is None else now
+        due = [name for name, record in self._records.items() if record.due is not None and record.due <= now]
+        if due and not self._end.is_set():
+            self._begin(due, pool)
+
+    def _begin(self, due: list[str], pool: ThreadPoolExecutor) -> None:
+        """Start services that are due, unless one of those that belong to them is being started just now."""
+        services = self._stack.services
+        kinds = {services[name].kind for name in due}
+        # Brokers and members that died together are usable together only; and a service has to start again with those
+        # that it needs.
+        names = [
+            name
+            for name, record in self._records.items()
+            if name in due
+            or (record.due is not None and services[name].kind in kinds)
+            or set(services[name].needs) & set(due)
+        ]
+        if any(self._records[name].is_starting for name in names):
+            return
+        for name in names:
+            self._records[name].is_starting = True
+            self._records[name].due = None
+        pool.submit(self._revive, names)
+
+    def _revive(self, names: list[str]) -> None:
+        try:
+            for name in names:
+                self._stack.services[name].kill()  # what is left of its process group
+            self._stack.start_services(names, keep_waiting=True)
+        except MetersError:
+            pass  # the next look finds it dead, and logs why
+        except Exception:  # else the service would count as starting for ever
+            log.exception("starting %s again failed", ", ".join(names))
+        finally:
+            for name in names:
+                record = self._records[name]
+                # The others of its group may have failed, and this one not.
+                record.usable_since = time.monotonic() if self._stack.services[name].is_running else None
+                record.is_starting = False
+
+    def _crashed(self, name: str, record: _Record, now: float) -> None:
+        """Count a crash, publish it, and set the time of the next start."""
+        service = self._stack.services[name]
+        death = service.death()
+        if record.usable_since is not None and now - record.usable_since >= STEADY_SECONDS:
+            record.crashes = 0
+        record.crashes += 1
+        record.usable_since = None
+        pause = pause_seconds(record.crashes)
+        record.due = now + pause
+        log.warning("%s", death)
+        changes = {
+            "crashes": record.crashes,
+            "restarts": self._stack.state.services[name].restarts + 1,
+            "next_try_at": _iso(datetime.now(UTC) + timedelta(seconds=pause)),
+        }
+        if record.crashes > MAX_QUICK_RESTARTS and not record.is_failed:
+            record.is_failed = True
+            changes |= {
+                "failed_at": _iso(datetime.now(UTC)),
+                "failed_reason": death.message,
+                "recovered_at": "",
+            }
+            log.error("%s crashed %d times in a row: it counts as failed", service.title, record.crashes)
+        log.info("restarting %s in %.1f s (restart %d)", service.title, pause, changes["restarts"])
+        self._stack.note(name, FAILED if record.is_failed else RESTARTING, error=death.message, **changes)
+
+    def _recovered(self, name: str, record: _Record) -> None:
+        changes = {"recovered_at": _iso(datetime.now(UTC))} if record.is_failed else {}
+        record.crashes, record.is_failed = 0, False
+        log.info("%s has recovered", self._stack.services[name].title)
+        self._stack.note(name, "up", crashes=0, next_try_at="", **changes)
+
+
+def _iso(instant: datetime) -> str:
+    return instant.isoformat(timespec="seconds")
 
 
 def run() -> None:
     """Own a stack until SIGTERM or SIGINT.
 
     Raises:
-        MetersError: it cannot start; the state file then tells the reason too.
+        MetersError: it cannot start.
     """
     settings = load_settings()
     end = threading.Event()
     stack = LocalStack(settings, supervised=True, report=log.info)
+    supervisor = Supervisor(stack, end)
 
     def ask_to_end(number: int, frame: FrameType | None) -> None:
         end.set()
@@ -105,10 +195,11 @@ def run() -> None:
 
     signal.signal(signal.SIGTERM, ask_to_end)
     signal.signal(signal.SIGINT, ask_to_end)
+    signal.signal(signal.SIGUSR1, supervisor.retry_now)
     try:
         stack.start()
         log.info("all services are up")
-        Supervisor(stack, end).watch()
+        supervisor.watch()
     except MetersError as error:
         if end.is_set():
             return
@@ -122,6 +213,7 @@ def run() -> None:
 def main() -> None:
     """Run with a log on standard output, which `meters up` sends to the log file."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    logging.raiseExceptions = False  # a full disk also takes no log, and no traces about that
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     logging.getLogger("pyspark").setLevel(logging.CRITICAL)
     try:
@@ -129,6 +221,9 @@ def main() -> None:
     except MetersError as error:
         # The last line of the log is what `meters up` shows.
         print(f"error: {error}", flush=True)
+        sys.exit(1)
+    except OSError as error:
+        print(f"error: {error.filename or 'The local stack'}: {error.strerror}", flush=True)
         sys.exit(1)
 
 

@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from meter_assets import columns, load_curve, up_to_date
 from meter_assets.checks import audit
 from meter_assets.day_figures import DayFigures, Document
+from meter_assets.dead_runs import note_process
 from meter_assets.describe import describe
 from meter_assets.lake import RAW_READINGS_SCHEMA, StagedDays
 from meter_assets.publish import Edition, Published, publish_day
@@ -30,6 +31,8 @@ from meter_assets.transforms.profile import hourly_profile
 from metering.errors import ServiceAwayError
 from metering.faults import rules_in_force
 from metering.local_days import LocalDay, begin_days, finished_days, put_in_force, read_day
+from metering.processes import own_process
+from metering.publishing import Publishing, begin_publishing, end_publishing
 from metering.settings import Settings, load_settings
 from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION, RAW_READINGS
 
@@ -62,8 +65,9 @@ def materialize_days(
 ) -> None:
     """Compute assets of days and put them in force, each day as a whole; every finished day is noted in the run's log.
 
-    A run that is interrupted keeps the days that are finished. A service that does not answer is worth a retry of the
-    step, which goes on with the days that are left; a day whose invariants do not hold is not.
+    A run that is interrupted keeps the days that are finished; the one that it was publishing says `publishing` until
+    another run has finished it (late_readings_sensor starts one). A service that does not answer is worth a retry of
+    the step, which goes on with the days that are left; a day whose invariants do not hold is not.
 
     Args:
         context: of the step; its run is said to have computed the days.
@@ -77,6 +81,7 @@ def materialize_days(
     """
     work = _DayWork(context, frozenset(assets), stores)
     days = sorted(set(days))
+    note_process(context.instance, context.run_id)
     with again_when_away(context, stores):
         work.run(days)
     if work.forbidden:
@@ -199,6 +204,8 @@ class _DayWork:
         changes = begun.changes if staged else begun.in_force(RAW_READINGS).changes
         rules = {rule.id: rule.version for rule in self._rules}
         edition = Edition(day=begun, changes=changes, rules=rules, run_id=self._context.run_id)
+        mark = Publishing(begun.run, edition.run_id, own_process(), datetime.now(UTC), tuple(self._assets))
+        begin_publishing(database, figures.day, mark)
         if staged:
             metadata = self._replace_readings(database, figures, edition, staged)
             self._materialized(RAW_READINGS, figures, metadata)
@@ -206,6 +213,7 @@ class _DayWork:
             if asset in self._assets:
                 published = publish_day(database, asset, figures.documents[asset], edition)
                 self._materialized(asset, figures, _published_metadata(published))
+        end_publishing(database, figures.day, run=begun.run, assets=self._assets)
 
     def _replace_readings(
         self, database: Database, figures: DayFigures, edition: Edition, staged: StagedDays

@@ -1,23 +1,21 @@
 """Runs whose process is gone: a `meters backfill` that was killed leaves a run that Dagster believes to be at work.
 
-Such a run would hold its place in the queue for ever, and every later range would wait for it. Runs that the daemon
-launches have a worker that Dagster looks after itself.
+Such a run would hold its place in the queue for ever, and every later range would wait for it. The worker of a run that
+the daemon launched is watched by its code server alone: killed together, they leave such a run, too.
 """
 
-import os
-import socket
-
 import dagster as dg
-import psutil
+
+from metering.processes import is_gone, own_process
 
 PROCESS_TAG = "meters/process"
 
 UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
-def own_process() -> str:
-    """Value of PROCESS_TAG for a run in this process: host, process id, and when it started."""
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.2f}"
+def note_process(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Note that this process does the run's work."""
+    instance.add_run_tags(run_id, {PROCESS_TAG: own_process()})
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -25,17 +23,9 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     ended = []
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         process = run.tags.get(PROCESS_TAG)
-        if process and _is_gone(process):
-            instance.report_run_failed(run, "The process of this run was killed; the days it had finished are in force")
+        if process and is_gone(process):
+            instance.report_run_failed(
+                run, "The process of this run was killed; the days it had finished are published"
+            )
             ended.append(run.run_id)
     return ended
-
-
-def _is_gone(process: str) -> bool:
-    host, pid, created = process.rsplit(" ", 2)
-    if host != socket.gethostname():
-        return False
-    try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" != created
-    except psutil.NoSuchProcess:
-        return True

@@ -13,7 +13,6 @@ from meter_assets.schedules import yesterday_schedule
 from meter_assets.sensors.alerts import alert_sensor
 from meter_assets.sensors.failed_runs import failed_run_sensor
 from meter_assets.sensors.late_readings import late_readings_sensor
-from metering.settings import load_settings
 
 defs = dg.Definitions(
     assets=dg.with_source_code_references([*SOURCES, local_days]),
@@ -21,7 +20,8 @@ defs = dg.Definitions(
     jobs=[daily_readings_job, late_readings_job, fault_routing_job],
     schedules=[yesterday_schedule],
     sensors=[fault_routing_sensor, late_readings_sensor, freshness_sensor, alert_sensor, failed_run_sensor],
-    resources=all_resources(load_settings()),
+    resources=all_resources(),
     # One process a run: the steps share one Spark session instead of each opening its own.
-    executor=dg.in_process_executor,
+    # Configured: what a run's own configuration may set is a short list, and test_run_config.py has it.
+    executor=dg.in_process_executor.configured(lambda _: {}, config_schema={}, name="in_process"),
 )

@@ -19,27 +19,40 @@ daily_readings_job = dg.define_asset_job(
 )
 
 
-class Days(dg.Config):
-    """Which days to compute again, and of which others to tell; ISO dates, of complete local days."""
+# Not a dg.Config class: there a text may also be {"env": "NAME"}, and the run's log would show that variable.
+DAYS = {
+    "days": dg.Field([str], description="To compute again; ISO dates of complete local days."),
+    "told": dg.Field(
+        [str],
+        default_value=[],
+        description="Of which the check up_to_date says how they stand, and which are left as they are.",
+    ),
+}
 
-    days: list[str]
-    """To compute again."""
-    told: list[str] = []
-    """Of which the check up_to_date says how they stand, and which are left as they are."""
 
-
-@dg.op(description="Computes exactly these days again, which need not follow one another, and puts each in force.")
+@dg.op(
+    config_schema=DAYS,
+    description="Computes exactly these days again, which need not follow one another, and puts each in force.",
+)
 def recompute_days(
-    context: dg.OpExecutionContext, config: Days, pyspark: SparkResource, mongo: MongoResource, lake: LakeResource
+    context: dg.OpExecutionContext, pyspark: SparkResource, mongo: MongoResource, lake: LakeResource
 ) -> None:
     """All daily assets of the days; and what up_to_date says of others."""
+    days, told = (_dates(context.op_config[name]) for name in ("days", "told"))
     stores = Stores(pyspark, mongo, lake)
-    if config.told:
+    if told:
         with again_when_away(context, stores), mongo.database() as database:
-            for day in config.told:
-                evaluation = up_to_date.evaluation(read_day(database, date.fromisoformat(day)))
+            for day in told:
+                evaluation = up_to_date.evaluation(read_day(database, day))
                 context.log_event(evaluation)  # pyright: ignore[reportArgumentType] (it takes them)
-    materialize_days(context, [local_day(date.fromisoformat(day)) for day in config.days], DAILY_ASSETS, stores)
+    materialize_days(context, [local_day(day) for day in days], DAILY_ASSETS, stores)
+
+
+def _dates(names: list[str]) -> list[date]:
+    try:
+        return [date.fromisoformat(name) for name in names]
+    except ValueError as error:
+        raise dg.Failure(f"A day of the run's configuration is no ISO date: {error}", allow_retries=False) from None
 
 
 @dg.job(description="All daily assets of exactly the days in its configuration; late_readings_sensor starts it.")

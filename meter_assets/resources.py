@@ -3,7 +3,7 @@
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import reduce
 from typing import Any
@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
+from dagster_pyspark.resources import spark_session_from_config
 from grpc import RpcError
 from py4j.protocol import Py4JError
 from pydantic import PrivateAttr
@@ -19,13 +20,15 @@ from pymongo.errors import PyMongoError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
+from meter_assets.failures import full_disk, is_of_spark, mongo_failure, spark_is_gone
 from meter_assets.lake import Lake, open_lake
 from metering.errors import MetersError, ServiceAwayError
+from metering.local_services import trouble_note
 from metering.reading import STORED_SPARK_SCHEMA, reading_id_range
 from metering.registry import METER_SPARK_SCHEMA, METERS
 from metering.s3 import probe_store, spark_options
 from metering.settings import Settings, load_settings
-from metering.store import READINGS, connect, ensure_collections, keep_timezone, mongo_unavailable
+from metering.store import READINGS, connect, ensure_collections, keep_timezone
 
 SPARK_CONNECT_PORT = 15002
 ANSWER_WITHIN_SECONDS = 10
@@ -40,25 +43,34 @@ READ_SLICES = 4
 """Parts that a range of readings is read in, side by side; each is one cursor over a contiguous range of the keys."""
 
 
+class NoOptions(dg.Config):
+    """What a run's configuration may set of Spark: nothing.
+
+    Spark's options name code to run (jars, plugins, JVM options, a server elsewhere). The field must exist, because
+    dagster-pyspark's resource has it; as an empty, strict type it refuses every entry when a run is launched.
+    """
+
+
 class SparkResource(LazyPySparkResource):
-    """A session opened at first use, and left with the run.
+    """A session opened at first use, and left with the run; its settings come from the environment alone.
 
     A session of the run's own is closed: left open, it holds memory in the server, and a process that ends after its
     server waits for it. The shared one stays, without what the run may have left running in it.
     """
 
+    spark_config: NoOptions = NoOptions()  # pyright: ignore[reportIncompatibleVariableOverride] (narrower on purpose)
     _tag: str = PrivateAttr(default_factory=lambda: f"run-{uuid.uuid4()}")
 
     @property
     def _remote(self) -> str:
-        return self.spark_config.get("spark.remote", "")
+        return spark_settings(load_settings()).get("spark.remote", "")
 
     def _init_session(self) -> None:
         if self._spark_session is not None:
             return
         if self._remote:
             _require_answer(self._remote)
-        super()._init_session()
+        self._spark_session = spark_session_from_config(spark_settings(load_settings()))
         session: Any = self._spark_session
         if SHARED_SESSION in self._remote:
             session.release_session_on_close = False
@@ -81,8 +93,12 @@ class SparkResource(LazyPySparkResource):
                 session.release_session_on_close = False  # it would wait for the server
             else:
                 if SHARED_SESSION in self._remote:
-                    session.interruptTag(self._tag)
-        session.stop()
+                    # A server that was restarted knows no such session: there is nothing left to interrupt in it, and
+                    # its error must not take the place of the one for which the session is left.
+                    with suppress(PySparkException, RpcError, ValueError):
+                        session.interruptTag(self._tag)
+        with suppress(PySparkException, Py4JError, RpcError, ValueError):
+            session.stop()
 
 
 def require_spark(settings: Settings) -> None:
@@ -106,14 +122,16 @@ def _require_answer(remote: str) -> None:
         port = address.port or SPARK_CONNECT_PORT
         socket.create_connection((address.hostname or "", port), timeout=ANSWER_WITHIN_SECONDS).close()
     except OSError as error:
+        settings = load_settings()
+        note = "" if settings.spark_remote else trouble_note(settings, "spark")
         raise ServiceAwayError(
             f"Spark does not answer at {address.hostname}:{address.port or SPARK_CONNECT_PORT}",
-            fix="Start the local stack with `meters up` or set METERS_SPARK_REMOTE",
+            fix=note or "Start the local stack with `meters up` or set METERS_SPARK_REMOTE",
         ) from error
 
 
-def pyspark_resource(settings: Settings) -> SparkResource:
-    """Spark by settings alone: a Connect server (the local stack's, or METERS_SPARK_REMOTE), or METERS_SPARK_MASTER."""
+def spark_settings(settings: Settings) -> dict[str, Any]:
+    """A session's options: a Connect server (the local stack's, or METERS_SPARK_REMOTE), or METERS_SPARK_MASTER."""
     config: dict[str, Any] = {
         "spark.sql.session.timeZone": "UTC",  # every timestamp here is an instant; local days are made explicitly
         # As every reader of Parquet has it; Spark's own default is the deprecated INT96, which has no statistics.
@@ -132,7 +150,7 @@ def pyspark_resource(settings: Settings) -> SparkResource:
         }
     else:
         config["spark.remote"] = settings.spark_remote or f"{settings.spark}/;session_id={SHARED_SESSION}"
-    return SparkResource(spark_config=config)
+    return config
 
 
 class MongoResource(dg.ConfigurableResource):
@@ -194,21 +212,31 @@ class MongoResource(dg.ConfigurableResource):
 
 @contextmanager
 def service_errors(settings: Settings) -> Iterator[None]:
-    """Say of an error of MongoDB or Spark whether a service is away: then the same work may succeed later.
+    """Say of an error of MongoDB, Spark or a disk whether it may pass: then the same work may succeed later.
 
     Raises:
-        ServiceAwayError: MongoDB, Spark or the lake's object store does not answer.
+        ServiceAwayError: MongoDB, Spark or the lake's object store does not answer, Spark has lost the session, or a
+            disk is full.
         MetersError: one of them refuses.
     """
     try:
         yield
     except PyMongoError as error:
-        raise mongo_unavailable(settings, error) from error
-    except (PySparkException, Py4JError, RpcError):  # Spark's own errors, and those of a connection that broke
+        raise mongo_failure(settings, error) from error
+    except Exception as error:
+        if full := full_disk(settings, error):
+            raise full from error
+        if not is_of_spark(error):
+            raise
         connect(settings).client.close()  # Spark reads from it, too
         require_spark(settings)
         if settings.is_lake_in_s3:
             probe_store(settings)
+        if spark_is_gone(error):
+            raise ServiceAwayError(
+                "Spark ended or lost this run's session, and answers again",
+                fix="Try again; if it stays so, read Spark's log",
+            ) from error
         raise
 
 
@@ -228,10 +256,27 @@ class LakeResource(dg.ConfigurableResource):
         return self._lake
 
 
-def all_resources(settings: Settings) -> dict[str, Any]:
+class NoFiles(dg.ConfigurableIOManager):
+    """In the place of Dagster's own one, which reads pickles from a folder that a run's configuration may name.
+
+    Our steps hand on nothing by Dagster: what they make is in the lake and in MongoDB.
+    """
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Take the nothing that a step returns."""
+        if obj is not None:
+            raise dg.Failure("A step returned a value; keep it in the lake or in MongoDB", allow_retries=False)
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """Refuse: nothing is kept."""
+        raise dg.Failure("A step has an input; read it from the lake or from MongoDB", allow_retries=False)
+
+
+def all_resources() -> dict[str, Any]:
     """Every resource of the code location, by the name that assets ask for."""
     return {
-        "pyspark": pyspark_resource(settings),
+        "pyspark": SparkResource(),
         "mongo": MongoResource(),
         "lake": LakeResource(),
+        "io_manager": NoFiles(),
     }

@@ -1,34 +1,42 @@
 """up_to_date: the check that tells days whose figures lack readings from days whose figures have them all.
 
 A run evaluates it for each day that it computes. Days that late readings have reached are soon computed again. For the
-others, which wait for a decision, late_readings_sensor has a run evaluate it anew, and again once it is made:
-so the UI shows them beside missing, failed and incomplete days.
+others, which wait for a decision, late_readings_sensor has a run evaluate it again, and once more when it is made:
+so the UI shows them beside missing, failed and incomplete days. So it does with days that an interrupted run has left
+half published.
 """
+
+from datetime import UTC, datetime
 
 import dagster as dg
 
 from meter_assets.partitions import LOCAL_DAYS
 from metering.local_days import LocalDay
+from metering.publishing import publishing_line
 from metering.store import DAILY_AVERAGES
 
 SPEC = dg.AssetCheckSpec(
     "up_to_date",
     asset=DAILY_AVERAGES,
     partitions_def=LOCAL_DAYS,
-    description="Every reading of the day that is stored is in its figures, or a person has let the figures stand.",
+    description="The day is published whole; every reading of it that is stored is in its figures, or a person has let "
+    "the figures stand.",
 )
 
 
 def evaluation(day: LocalDay) -> dg.AssetCheckEvaluation:
     """What the check says of a day as it stands."""
     says = f"{day.day}: the figures have all stored readings, or stand by decision"
-    if day.is_late:
+    now = datetime.now(UTC)
+    if mark := day.mark(now):
+        says = f"{day.day}: {publishing_line(mark, now)}; see meters late"
+    elif day.is_late:
         says = f"{day.day}: readings have come that are not in the figures; see meters late"
     changed_at = day.changed_at
     return dg.AssetCheckEvaluation(
         asset_key=dg.AssetKey(DAILY_AVERAGES),
         check_name=SPEC.name,
-        passed=not day.is_late,
+        passed=not (day.is_late or mark),
         severity=dg.AssetCheckSeverity.WARN,
         description=says,
         metadata={"newest reading stored": dg.MetadataValue.timestamp(changed_at)} if changed_at else {},

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,9 +85,9 @@ class Pipe:
             for key, value in messages:
                 sender.send(value, key=None if key is None else key.encode())
 
-    def new_ingest(self) -> Ingest:
+    def new_ingest(self, notice: Callable[[str], None] = lambda line: None) -> Ingest:
         """A member of the group, not yet running."""
-        return Ingest(self.settings, feed=self.feed, dead_letters_topic=self.dead_letters_topic)
+        return Ingest(self.settings, feed=self.feed, dead_letters_topic=self.dead_letters_topic, notice=notice)
 
     def ingest(self) -> Counts:
         """Ingest in this process until everything is committed."""

@@ -54,6 +54,7 @@ BREACHES: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("webserver", lambda s: s.update(ports=["3000:3000"]), "beyond 127.0.0.1"),
     ("webserver", lambda s: s.update(ports=["0.0.0.0:3000:3000"]), "beyond 127.0.0.1"),
     ("webserver", lambda s: s.update(ports=[{"target": 3000, "published": "3000"}]), "beyond 127.0.0.1"),
+    ("webserver", lambda s: s.update(command=["dagster-webserver", "--host=0.0.0.0"]), "every page of the browser"),
     ("router", lambda s: s.pop("healthcheck"), "no healthcheck"),
     ("router", lambda s: s.pop("restart"), "nothing of restart"),
     ("router", lambda s: s.pop("deploy"), "no limits"),

@@ -4,30 +4,18 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
 
 from local_stack.dagster import dagster_environment
 from meter_assets.dead_runs import PROCESS_TAG, UNFINISHED
-from meter_assets_tests.days_support import Installation, electricity
+from meter_assets_tests.days_support import Installation, failpoint, readings, rows_in_the_lake
 
 DAYS = ("2024-05-01", "2024-05-02", "2024-05-03")
 METERS = Path(sys.executable).with_name("meters")
-
-
-def readings(*days: str, hours: tuple[int, ...] = (0, 6, 12), usage_kwh: float = 1.5) -> list[dict[str, Any]]:
-    return [
-        electricity(f"em{meter}", f"{day}T{hour:02}:00:00Z", usage_kwh)
-        for day in days
-        for hour in hours
-        for meter in (1, 2, 3)
-    ]
 
 
 @pytest.fixture
@@ -42,35 +30,12 @@ def counted(city: Installation) -> dict[str, int]:
     return {key.split("|")[0]: each["readings"] for key, each in city.documents("daily_averages").items()}
 
 
-def rows_in_the_lake(city: Installation, day: str) -> int:
-    import pyarrow.dataset
-
-    folder = Path(city.settings.lake_path) / "raw_readings" / f"day={day}"
-    return pyarrow.dataset.dataset(folder, format="parquet").count_rows() if folder.exists() else 0
-
-
 def unfinished_runs(city: Installation) -> list[str]:
     """Runs of the installation's own days that hold a place in Dagster's queue."""
     dagster_environment(city.settings)
     with dg.DagsterInstance.from_config(str(city.settings.dagster_home)) as instance:
         runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
         return [run.run_id for run in runs if PROCESS_TAG in run.tags]
-
-
-@contextmanager
-def failpoint(city: Installation, mode: Any, **data: Any) -> Iterator[Callable[[int], None]]:
-    """A failure of MongoDB; what it yields waits until so many commands have met it."""
-    admin = city.database.client.admin
-    count = admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})["count"]
-
-    def entered(times: int) -> None:
-        wanted = {"waitForFailPoint": "failCommand", "timesEntered": count + times, "maxTimeMS": 120_000}
-        admin.command(wanted)
-
-    try:
-        yield entered
-    finally:
-        admin.command({"configureFailPoint": "failCommand", "mode": "off"})
 
 
 def test_a_run_that_is_killed_in_the_middle_of_its_write_leaves_the_old_figures(city: Installation):
@@ -85,7 +50,7 @@ def test_a_run_that_is_killed_in_the_middle_of_its_write_leaves_the_old_figures(
         run.wait()
         assert city.derived() == before
     assert rows_in_the_lake(city, DAYS[0]) == 12  # each asset's day is whole, and this one was finished
-    assert [day["day"] for day in city.run("late")] == [DAYS[0]]
+    assert [(day["day"], day["reason"]) for day in city.run("late")] == [(DAYS[0], "interrupted")]
     assert unfinished_runs(city), "Dagster believes that the killed run is at work"
     city.run("backfill", DAYS[0])
     assert unfinished_runs(city) == []

@@ -10,7 +10,6 @@ from meter_assets.definitions import defs
 from meter_assets.failures import failure_line
 from meter_assets.partitions import LOCAL_DAYS, days_between
 from meter_assets.resources import all_resources
-from metering.settings import load_settings
 from metering.store import DAILY_AVERAGES
 
 KEYS = {
@@ -72,7 +71,7 @@ def test_a_check_executed_by_itself_says_what_to_do_instead():
         result = dg.materialize(
             [local_days],
             selection=dg.AssetSelection.checks(key),
-            resources=all_resources(load_settings()),
+            resources=all_resources(),
             raise_on_error=False,
             instance=instance,
         )

@@ -235,6 +235,8 @@ def test_the_command_prints_json_for_scripts(pipe: Pipe, command: typer.Typer):
         "duplicates": 1,
         "conflicts": 1,
         "refused": 1,
+        "taken": 0,
+        "refused_again": 0,
         "reasons": {"conflict": 1, "invalid_json": 1},
     }
 

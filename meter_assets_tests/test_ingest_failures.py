@@ -4,7 +4,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any
@@ -22,7 +22,7 @@ from metering.errors import MetersError
 from metering.settings import Settings
 from metering.store import connect, ensure_collections
 from streaming.batch import Counts
-from streaming.ingest import POLL_SECONDS, Ingest
+from streaming.ingest import LOOK_SECONDS, POLL_SECONDS, Ingest
 
 WAIT_SECONDS = 60
 
@@ -139,13 +139,13 @@ def test_when_one_member_dies_the_other_does_its_work(pipe: Pipe, moment: str):
 def test_nothing_is_stored_while_the_group_shares_out_its_partitions_anew(pipe: Pipe):
     """The client gives messages all the same; the listener is told here as the client tells it."""
     ingest = pipe.new_ingest()
-    in_rebalance, polls = ingest._in_rebalance, []
+    poll, polls = ingest._poll, []
 
-    def counted() -> bool:
+    def counted() -> Any:
         polls.append(None)
-        return in_rebalance()
+        return poll()
 
-    ingest._in_rebalance = counted
+    ingest._poll = counted
     with at_work(pipe, ingest) as running:
         ingest._rebalance.on_partitions_revoked(set())
         before = len(polls)
@@ -177,10 +177,12 @@ def test_a_rejoin_that_lasts_longer_than_a_poll_is_not_forgotten(pipe: Pipe, mon
 
 
 @contextmanager
-def at_work(pipe: Pipe, ingest: Ingest) -> Iterator[Future[Counts]]:
+def at_work(
+    pipe: Pipe, ingest: Ingest, on_progress: Callable[[Counts, int], None] | None = None
+) -> Iterator[Future[Counts]]:
     """Ingest in a thread, with one reading stored and committed; stopped at the end of the block."""
     with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(ingest.run)
+        running = thread.submit(ingest.run, on_progress=on_progress)
         try:
             wait_for(lambda: assigned(pipe), WAIT_SECONDS, "it has partitions")
             pipe.send([electricity("em1", 0)])
@@ -251,22 +253,22 @@ def test_sigterm_while_mongodb_is_away_ends_it_with_nothing_committed(pipe: Pipe
     pipe.check_conservation(pipe.ingest())
 
 
-def test_it_gives_up_on_a_mongodb_that_stays_away(
+def test_a_run_with_an_end_gives_up_on_a_mongodb_that_does_not_answer(
     pipe: Pipe, stack: LocalStack, mongo_back: None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("streaming.ingest.MONGO_AWAY_SECONDS", 4)
+    monkeypatch.setattr("streaming.ingest.GIVE_UP_SECONDS", 4)
     monkeypatch.setattr("metering.store.ANSWER_WITHIN_SECONDS", 4)
+    pipe.send(mixed(12_000, random.Random(5)))
     ingest = pipe.new_ingest()
-    with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(ingest.run)
-        try:
-            wait_for(lambda: assigned(pipe), WAIT_SECONDS)
-            stack.kill("mongo")
-            pipe.send(mixed(12_000, random.Random(5)))
-            with pytest.raises(MetersError, match="^MongoDB does not answer at [^\n]*$"):
-                running.result(timeout=WAIT_SECONDS)
-        finally:
-            ingest.stop()
+    store = ingest._store
+
+    def without_mongodb(*arguments: Any, **options: Any) -> Any:
+        stack.kill("mongo")
+        return store(*arguments, **options)
+
+    ingest._store = without_mongodb
+    with pytest.raises(MetersError, match="^MongoDB does not answer at [^\n]*$"):
+        ingest.run(until_caught_up=True)
     assert pipe.committed() == 0
     assert pipe.letters() == []
 
@@ -274,6 +276,31 @@ def test_it_gives_up_on_a_mongodb_that_stays_away(
     # What the database stored without our knowing is a duplicate now; nothing was stored before it went.
     pipe.check_conservation(pipe.ingest())
     check_nothing_lost(pipe)
+
+
+@pytest.fixture
+def kafka_back(stack: LocalStack) -> Iterator[None]:
+    """Whatever the test did, the next one finds Kafka."""
+    yield
+    stack.start_service("kafka")
+
+
+def test_an_idle_member_says_that_kafka_does_not_answer_and_goes_on(pipe: Pipe, stack: LocalStack, kafka_back: None):
+    notices: list[str] = []
+    signs: list[float] = []
+    ingest = pipe.new_ingest(notices.append)
+    with at_work(pipe, ingest, lambda *_: signs.append(time.monotonic())) as running:
+        stack.kill("kafka")
+        wait_for(lambda: notices, WAIT_SECONDS, "it says so")
+        before = len(signs)
+        assert f"Kafka does not answer at {pipe.settings.kafka}" in notices[0]
+        wait_for(lambda: time.monotonic() - signs[-1] > 3 * LOOK_SECONDS, WAIT_SECONDS, "it gives no sign of life")
+        assert len(signs) == before
+        stack.start_service("kafka")
+        pipe.send(electricity("em1", second) for second in range(1, 51))
+        wait_for(lambda: pipe.committed() == 51, WAIT_SECONDS, "it goes on")
+    assert running.result().stored == pipe.stored_count() == 51
+    assert "answers again" in notices[-1]
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 from pymongo.errors import PyMongoError
-from rich.markup import escape
 from rich.table import Table
 
 from meter_cli.console import err, out, print_json
@@ -46,7 +45,7 @@ def list_(
         delivery = ", ".join(f"{channel} {state['state']}" for channel, state in alert["channels"].items())
         by = f" (acknowledged by {alert['acknowledged_by']})" if alert["acknowledged_at"] else ""
         since = alert["created_at"].strftime("%Y-%m-%d %H:%M:%SZ")
-        table.add_row(alert["short_id"], since, alert["severity"], escape(alert["text"] + by), delivery)
+        table.add_row(alert["short_id"], since, alert["severity"], alert["text"] + by, delivery)
     out.print(table)
 
 

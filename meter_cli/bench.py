@@ -6,7 +6,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from meter_cli.console import err, out, print_json
+from meter_cli.console import coloured, err, out, print_json
 
 
 def bench(
@@ -14,8 +14,8 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Only ingest, large-day, stored-days, warm-spark, year, routing, routing-idle, routing-kills or "
-            "scaling; repeatable.",
+            help="Only ingest, ingest-stored, large-day, stored-days, warm-spark, year, routing, routing-idle, "
+            "routing-kills, scaling or soak; repeatable.",
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the sizes, which the goals are not for.")] = False,
@@ -32,7 +32,7 @@ def bench(
         if name not in BENCHMARKS:
             raise typer.BadParameter(f"'{name}' is none of: {', '.join(BENCHMARKS)}", param_hint="--only")
     results, machine = run_benchmarks(
-        only or [], quick=quick, keep=keep, report=lambda line: err.print(line, soft_wrap=True, markup=False)
+        only or [], quick=quick, keep=keep, report=lambda line: err.print(line, soft_wrap=True)
     )
     if as_json:
         print_json({"machine": machine, "quick": quick, "results": [result.summary() for result in results]})
@@ -43,7 +43,7 @@ def bench(
     table.add_column("", no_wrap=True)
     for result in results:
         sign = "≥" if result.at_least else "≤"
-        met = "[green]met[/]" if result.met else "[red]missed[/]"
+        met = coloured("met", "green") if result.met else coloured("missed", "red")
         table.add_row(result.name, result.what, result.baseline, f"{result.ratio:.2f}", f"{sign} {result.goal:g}", met)
     out.print(table)
     out.print(_describe(machine), soft_wrap=True)

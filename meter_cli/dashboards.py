@@ -4,7 +4,6 @@ import dataclasses
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from meter_cli.console import err, out, print_json
@@ -21,7 +20,7 @@ def dashboards(
     from dashboards.provision import provision, target_of
 
     target = target_of(load_settings())
-    with err.status(f"Metabase at {escape(target.url)}"):
+    with err.status(f"Metabase at {target.url}"):
         report = provision(target, wait_seconds=wait, dry_run=dry_run)
     if report.is_newer:
         err.print(
@@ -33,7 +32,7 @@ def dashboards(
     table = Table(box=None, pad_edge=False, show_header=False)
     for step in report.steps:
         action = f"would be {step.action}" if dry_run and step.action in ("created", "updated") else step.action
-        table.add_row(action, step.kind, escape(step.name), f"#{step.id}" if step.id else "")
+        table.add_row(action, step.kind, step.name, f"#{step.id}" if step.id else "")
     out.print(table)
     if any(step.action == "abandoned" for step in report.steps):
         err.print("Abandoned ones are no longer defined; archive them in Metabase if nobody needs them", soft_wrap=True)

@@ -1,19 +1,22 @@
 """`meters backfill` and `meters dev`: the daily assets from the command line, and the UI around them."""
 
 import os
-import signal
 import time
 import warnings
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
+from pymongo.errors import PyMongoError
 
-from meter_cli.console import counted, err, out, print_json
+from meter_cli.console import NOTE, counted, err, out, print_json
 from metering.errors import MetersError
+from metering.local_days import unsettled_days
+from metering.local_services import troubles
+from metering.processes import own_process
 from metering.s3 import probe_store
 from metering.settings import Settings, load_settings
-from metering.store import connect, keep_timezone
+from metering.store import connect, keep_timezone, mongo_unavailable
 
 MAX_WARNINGS = 10
 
@@ -34,11 +37,9 @@ def backfill(
         return
     out.print(f"Materialized {counted(result['days'], 'day')} in run {result['run_id']} ({result['seconds']:.1f} s)")
     for warning in result["warnings"][:MAX_WARNINGS]:
-        out.print(f"[yellow]![/] {warning}", soft_wrap=True)
+        out.print(NOTE, warning, soft_wrap=True)
     if len(result["warnings"]) > MAX_WARNINGS:
-        out.print(
-            f"[yellow]![/] {len(result['warnings']) - MAX_WARNINGS:,} more warnings: see the run's checks in the UI"
-        )
+        out.print(NOTE, f"{len(result['warnings']) - MAX_WARNINGS:,} more warnings: see the run's checks in the UI")
     out.print("Look at them: meters dev", soft_wrap=True)
 
 
@@ -46,7 +47,8 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
     """Materialize the days [first, last] in one run of `daily_readings_job` in this process.
 
     Returns:
-        run_id, first, last, days, seconds, and `warnings`: what the checks that failed say.
+        run_id, first, last, days, seconds, and `warnings`: what the checks that failed say, and which days an
+            interrupted run has left half published.
 
     Raises:
         MetersError: a day is no partition, a service is away, MongoDB holds days of another time zone, or the run
@@ -58,7 +60,7 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
     import dagster as dg
 
     warnings.filterwarnings("ignore", category=UserWarning, module="dagster")
-    from meter_assets.dead_runs import PROCESS_TAG, end_dead_runs, own_process
+    from meter_assets.dead_runs import PROCESS_TAG, end_dead_runs
     from meter_assets.definitions import defs
     from meter_assets.failures import failure_line
     from meter_assets.partitions import LOCAL_DAYS
@@ -103,8 +105,25 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 3),
         "warnings": [
             f"{each.check_name}, {each.description}" for each in evaluations if not each.passed and each.description
-        ],
+        ]
+        + _half_published(settings),
     }
+
+
+def _half_published(settings: Settings) -> list[str]:
+    now = datetime.now(UTC)
+    database = connect(settings)
+    try:
+        days = unsettled_days(database, before=now.astimezone(settings.zone).date())
+    except PyMongoError as error:
+        raise mongo_unavailable(settings, error) from error
+    finally:
+        database.client.close()
+    return [
+        f"{day.day} is half published, because a run was interrupted; to finish it: meters backfill {day.day}"
+        for day in days
+        if day.is_interrupted(now)
+    ]
 
 
 def _require_partitions(first: date, last: date, partitions: Any) -> None:
@@ -128,12 +147,12 @@ def dev() -> None:
     """Serve the Dagster UI with hot reload on this installation's instance; Ctrl-C ends it."""
     from local_stack.checks import preflight
     from local_stack.dagster import dagster_dev_command, dagster_environment
+    from local_stack.dev_servers import DevServers
     from local_stack.status import status as read_status
 
     settings = load_settings()
     if not read_status(settings)["running"]:
-        raise MetersError("The services that the assets need are not up", fix="Start them: meters up")
+        failed = "; ".join(f"{each.sentence}. Read {each.log}" for each in troubles(settings))
+        raise MetersError("The services that the assets need are not up", fix=failed or "Start them: meters up")
     preflight(settings, ["webserver"])
-    command = dagster_dev_command(settings)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it, and dagster with it SIGTERM
-    os.execve(command[0], command, {**os.environ, **dagster_environment(settings)})  # noqa: S606 - no shell
+    DevServers(dagster_dev_command(settings), {**os.environ, **dagster_environment(settings)}).run()

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from meter_cli.console import err, out, print_json, progress
+from meter_cli.console import BAD, GOOD, coloured, err, out, print_json, progress
+from metering.addresses import redact
 from metering.errors import MetersError
 from metering.settings import Settings, load_settings
 from metering.store import DAILY_AVERAGES, FAULTS, HEARTBEATS, READINGS, connect, ensure_collections
@@ -65,7 +66,7 @@ def _stack(settings: Settings) -> Iterator[None]:
         return
     with ExitStack() as running:
         with err.status("Starting MongoDB, Kafka and Spark…"):
-            running.enter_context(LocalStack(settings, report=lambda line: err.print(f"[green]✓[/] {line}")))
+            running.enter_context(LocalStack(settings, report=lambda line: err.print(GOOD, line)))
         yield
 
 
@@ -163,7 +164,7 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     started = time.monotonic()
     yield
     seconds[stage] = round(time.monotonic() - started, 3)
-    err.print(f"[green]✓[/] {stage} ({seconds[stage]:.1f} s)")
+    err.print(GOOD, f"{stage} ({seconds[stage]:.1f} s)")
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
@@ -195,11 +196,11 @@ def _print_summary(summary: dict[str, Any]) -> None:
     faults = summary["faults"]
     out.print(f"Faults:       {faults['injected']:,} injected, {faults['routed']:,} routed", soft_wrap=True)
     for problem in summary["problems"][:20]:
-        err.print(f"[red]✗[/] {problem}", soft_wrap=True)
+        err.print(BAD, problem, soft_wrap=True)
     if summary["problems"]:
-        err.print(f"[red]{len(summary['problems']):,} figures disagree with the simulator's ledger[/]")
+        err.print(coloured(f"{len(summary['problems']):,} figures disagree with the simulator's ledger", "red"))
     else:
-        out.print("[green]✓[/] Every figure agrees with the simulator's ledger", soft_wrap=True)
+        out.print(GOOD, "Every figure agrees with the simulator's ledger", soft_wrap=True)
 
 
 def _live(settings: Settings, running: ExitStack, *, households: int) -> None:
@@ -227,7 +228,7 @@ def _live(settings: Settings, running: ExitStack, *, households: int) -> None:
     url = webserver_url(settings)
     out.print(f"Dagster UI:  {url}", soft_wrap=True)
     out.print(f"Assets:      {url}/locations/meter_assets/assets", soft_wrap=True)
-    out.print(f"MongoDB:     {settings.mongo}  (database {settings.mongo_database})", soft_wrap=True, markup=False)
+    out.print(f"MongoDB:     {redact(settings.mongo)}  (database {settings.mongo_database})", soft_wrap=True)
     out.print(f"Kafka:       {settings.kafka}", soft_wrap=True)
     out.print("Ctrl-C ends the demo; its data stays.")
     database = connect(settings)

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from meter_cli.console import err, out, print_json
+from meter_cli.console import NOTE, coloured, err, out, print_json
 from metering.errors import MetersError
+from metering.local_days import read_day
+from metering.publishing import publishing_line
 from metering.settings import load_settings
 from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION, connect
 
@@ -36,8 +38,12 @@ def history(
     database = connect(settings)
     try:
         versions = read_history(database, asset, day.date().isoformat(), key=key)
+        now = datetime.now(UTC)
+        mark = read_day(database, day.date()).mark(now)
     finally:
         database.client.close()
+    if mark:
+        err.print(NOTE, f"{day.date()}: {publishing_line(mark, now)}. See meters late", soft_wrap=True)
     if instant:
         versions = as_of(versions, instant)
     if as_json:
@@ -66,7 +72,7 @@ def _print_changes(versions: list[Any]) -> None:
     for version in versions:
         if before is None or before.key != version.key:
             before = None
-            out.print(f"[bold]{version.key}[/]", soft_wrap=True)
+            out.print(coloured(version.key, "bold"), soft_wrap=True)
         since = f"{version.since:%Y-%m-%d %H:%M:%S} UTC"
         if before is None and not version.why:
             out.print(f"  {version.revision}  {since}  first published: {_figures(version.document)}", soft_wrap=True)
@@ -77,7 +83,7 @@ def _print_changes(versions: list[Any]) -> None:
                 out.print("       no longer published", soft_wrap=True)
             for name, (was, now) in changed_figures(before and before.document, version.document).items():
                 if version.document is not None and name not in IDENTITY:
-                    out.print(f"       {name}: {_said(was)} → {_said(now)}", soft_wrap=True, markup=False)
+                    out.print(f"       {name}: {_said(was)} → {_said(now)}", soft_wrap=True)
         before = version
 
 

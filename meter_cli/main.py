@@ -1,6 +1,7 @@
 """Entry point: the list of commands, and the one place where errors become a line and an exit code.
 
-Exit codes: 0 done; 1 a MetersError or a result that does not hold; 2 wrong usage; 130 Ctrl-C.
+Exit codes: 0 done; 1 an error that the line explains, or a result that does not hold; 2 wrong usage; 70 a bug, whose
+trace is in the file that the line names; 75 another router is at work; 130 Ctrl-C.
 """
 
 import sys
@@ -14,6 +15,8 @@ from meter_cli import (
     dashboards,
     days,
     demo,
+    dlq,
+    faults,
     history,
     ingest,
     init_env,
@@ -24,8 +27,8 @@ from meter_cli import (
     simulate,
     stack,
 )
-from meter_cli.console import err
-from metering.errors import MetersError
+from meter_cli.console import print_error
+from meter_cli.failure import explain
 
 app = typer.Typer(
     name="meters",
@@ -50,18 +53,25 @@ app.add_typer(late.app, name="late")
 app.add_typer(lake.app, name="lake")
 app.command()(days.dev)
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(dlq.app, name="dlq")
 app.command()(dashboards.dashboards)
 app.command()(contract.schema)
 app.command()(init_env.init_env)
 app.command()(bench.bench)
+app.command()(faults.faults)
 
 
 def main() -> None:
-    """Run the command line; every foreseen failure ends in one line on standard error."""
+    """Run the command line; every failure ends in one line on standard error."""
     try:
         app()
-    except MetersError as error:
-        err.print(f"[bold red]error:[/] {error}", soft_wrap=True)
-        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - the last one to see it
+        line, code = explain(error)
+        print_error(line)
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

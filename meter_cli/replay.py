@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from meter_cli.console import byte_progress, out, print_json
@@ -14,7 +13,7 @@ from metering.errors import MetersError
 from metering.reading import MeterType, iso_utc
 from metering.settings import READINGS_TOPIC, load_settings
 from streaming.csv_layout import PRESETS, UNITS, CsvLayout
-from streaming.replay import ReplayReport
+from streaming.replay import MAX_NEW_METERS, ReplayReport
 from streaming.replay import replay as run_replay
 
 _COLUMNS = "Columns"
@@ -71,6 +70,10 @@ def replay(
     ] = None,
     speed: Annotated[str, typer.Option(help="max, or times real time by the readings' timestamps: 1x, 60x.")] = "max",
     limit: Annotated[int | None, typer.Option(min=1, help="Rows to read at most.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read every row, and send and register nothing.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help=f"The file may bring more than {MAX_NEW_METERS:,} new meters.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     topic: Annotated[str, typer.Option(hidden=True)] = READINGS_TOPIC,
 ) -> None:
@@ -96,13 +99,23 @@ def replay(
         },
     )
     with byte_progress() as bar:
-        task = bar.add_task(escape(file.name), total=None)
+        task = bar.add_task(file.name, total=None)
 
         def show(done: int, total: int, report: ReplayReport) -> None:
             rate = f"{report.rows:,} rows, {report.rows_per_second:,.0f}/s"
-            bar.update(task, completed=done, total=total, description=f"{escape(file.name)}: {rate}")
+            bar.update(task, completed=done, total=total, description=f"{file.name}: {rate}")
 
-        report = run_replay(file, layout, load_settings(), speed=factor, limit=limit, topic=topic, on_progress=show)
+        report = run_replay(
+            file,
+            layout,
+            load_settings(),
+            speed=factor,
+            limit=limit,
+            topic=topic,
+            on_progress=show,
+            dry_run=dry_run,
+            many_meters=yes,
+        )
     if as_json:
         print_json(report.to_json())
     else:
@@ -148,11 +161,12 @@ def _layout(preset: str | None, options: dict[str, Any]) -> CsvLayout:
 
 
 def _print_report(report: ReplayReport) -> None:
-    table = Table(show_header=False, title=f"{escape(report.file)} → {report.topic}", title_justify="left")
+    table = Table(show_header=False, title=f"{report.file} → {report.topic}", title_justify="left")
     table.add_column()
     table.add_column(justify="right")
-    for name in ("rows", "sent", "missing", "refused", "meters"):
-        table.add_row(name, f"{getattr(report, name):,}")
+    for name in ("rows", "sent", "missing", "refused", "meters", "new_meters"):
+        said = "would be sent" if name == "sent" and report.dry_run else name.replace("_", " ")
+        table.add_row(said, f"{getattr(report, name):,}")
     table.add_row("first reading", iso_utc(report.first_instant) if report.first_instant else "none")
     table.add_row("last reading", iso_utc(report.last_instant) if report.last_instant else "none")
     table.add_row("rows a second", f"{report.rows_per_second:,.0f}")

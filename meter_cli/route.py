@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meter_cli.console import err, out, print_json
+from meter_cli.console import err, out, print_error, print_json
 from metering.alive import Alive
 from metering.process import CHECKPOINT_HELD
 from metering.settings import load_settings
@@ -54,7 +54,7 @@ def route(
         try:
             progress = router.run(on_progress=show)
         except AlreadyRoutingError as error:
-            err.print(f"[bold red]error:[/] {error}", soft_wrap=True)
+            print_error(error)
             sys.exit(CHECKPOINT_HELD)
     if as_json:
         print_json(progress.to_json())

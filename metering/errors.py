@@ -2,7 +2,7 @@
 
 
 class MetersError(Exception):
-    """Something a user can mend.
+    """Something that a user can correct.
 
     Args:
         message: what is wrong, in one line.

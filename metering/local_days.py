@@ -4,7 +4,10 @@ Ingest counts here how often it has changed a day's readings; whoever computes t
 day whose readings have changed since is *late*: no clock is compared with another one.
 
     {_id: "2016-10-30", changes: 7, changed_at: ..., runs: 3,
-     assets: {daily_averages: {run: 3, changes: 6, at: ..., run_id: ..., first_at: ..., rules: {...}}, ...}}
+     assets: {daily_averages: {run: 3, changes: 6, at: ..., run_id: ..., first_at: ..., rules: {...}}, ...},
+     publishing: [...]}
+
+While a run replaces the day's figures one after another, `publishing` says so: see metering.publishing.
 """
 
 import time
@@ -20,6 +23,7 @@ from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 
 from metering.errors import ServiceAwayError
+from metering.publishing import Publishing, read_publishing
 from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION, LOCAL_DAYS, RAW_READINGS
 
 HOLD_POLL_SECONDS = 0.05
@@ -54,6 +58,7 @@ class LocalDay:
         changes: how often ingest has changed the day's readings.
         run: number of the run that has just begun to work on it, or of the last one.
         assets: what is in force, by asset.
+        publishing: runs that have begun to replace its figures and are not through; of a day at rest there are none.
     """
 
     day: date
@@ -61,6 +66,7 @@ class LocalDay:
     changed_at: datetime | None
     run: int
     assets: Mapping[str, InForce]
+    publishing: tuple[Publishing, ...] = ()
 
     def in_force(self, asset: str) -> InForce:
         """What is in force of that asset."""
@@ -75,6 +81,15 @@ class LocalDay:
     def is_late(self) -> bool:
         """Have readings come since some asset of it was computed?"""
         return any(each.changes < self.changes for each in self.assets.values())
+
+    def mark(self, now: datetime) -> Publishing | None:
+        """The mark of a run that publishes it, of one that was interrupted if there is any."""
+        last_first = self.publishing[::-1]
+        return next((mark for mark in last_first if mark.is_interrupted(now)), next(iter(last_first), None))
+
+    def is_interrupted(self, now: datetime) -> bool:
+        """Has a run been interrupted while it published the day? Then its figures may be of different runs."""
+        return any(mark.is_interrupted(now) for mark in self.publishing)
 
     def awaits_decision(self, horizon_days: int, now: datetime) -> bool:
         """Is it late, with figures that have stood for longer than the horizon? Then a person decides."""
@@ -171,21 +186,28 @@ def withdraw(database: Database, asset: str, day: date) -> None:
 
 
 def finished_days(database: Database, days: Iterable[date], assets: Iterable[str], run_id: str) -> set[date]:
-    """Those of the days of which that run has put every one of the assets in force: a retry leaves them."""
-    done = {f"assets.{asset}.run_id": run_id for asset in assets}
+    """Those of the days of which that run has published every one of the assets: a retry leaves them."""
+    done: dict[str, Any] = {f"assets.{asset}.run_id": run_id for asset in assets}
+    done["publishing.run_id"] = {"$ne": run_id}
     found = database[LOCAL_DAYS].find({"_id": {"$in": [str(day) for day in days]}, **done}, {"_id": 1})
     return {date.fromisoformat(document["_id"]) for document in found}
 
 
-def late_days(database: Database, *, before: date) -> list[LocalDay]:
-    """Computed days before that one whose readings have changed since, in their order."""
+def unsettled_days(database: Database, *, before: date) -> list[LocalDay]:
+    """Days before that one that are late, or whose figures are being replaced, in their order."""
     # In an expression a missing field is less than anything: the first comparison leaves out what was never computed.
     late = [
         {"$and": [{"$gt": [place, None]}, {"$lt": [place, "$changes"]}]}
         for place in (f"$assets.{asset}.changes" for asset in DAILY_ASSETS)
     ]
-    found = database[LOCAL_DAYS].find({"_id": {"$lt": str(before)}, "$expr": {"$or": late}}).sort("_id")
+    unsettled = [{"$expr": {"$or": late}}, {"publishing.0": {"$exists": True}}]
+    found = database[LOCAL_DAYS].find({"_id": {"$lt": str(before)}, "$or": unsettled}).sort("_id")
     return [_local_day(document) for document in found]
+
+
+def late_days(database: Database, *, before: date) -> list[LocalDay]:
+    """Computed days before that one whose readings have changed since, in their order."""
+    return [day for day in unsettled_days(database, before=before) if day.is_late]
 
 
 def dismiss_day(database: Database, day: LocalDay) -> None:
@@ -205,4 +227,5 @@ def _local_day(document: Mapping[str, Any]) -> LocalDay:
         changed_at=document.get("changed_at"),
         run=document.get("runs", 0),
         assets=assets,
+        publishing=tuple(read_publishing(mark) for mark in document.get("publishing", ())),
     )

@@ -1,10 +1,13 @@
 """The message contract: what a meter may send, its JSON Schema, its stored form and its identity.
 
-One definition for everybody: ingest validates with it, the simulator and the replayer build with it, MongoDB and
-Spark get their schemas from here. Judging whether a reading is faulty is not done here (see faults.py).
+One definition: ingest validates with it, the simulator and the replayer build with it, and the router's columns, the
+schemas of MongoDB and Spark and the published JSON Schema are derived from it. Ingest and the router parse JSON with
+different libraries, so the contract takes only what both read alike. Judging whether a reading is faulty is not done
+here (see faults.py).
 """
 
 import json
+import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -13,14 +16,18 @@ from typing import Annotated, Any
 from pydantic import (
     AwareDatetime,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
+    GetCoreSchemaHandler,
     StringConstraints,
     Tag,
     TypeAdapter,
+    ValidationError,
 )
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from metering.fields import fields_of
 
 MAX_MESSAGE_BYTES = 4096
 """A reading is some 100 bytes; whatever is larger than this is no reading and is not even parsed."""
@@ -33,6 +40,23 @@ DEVICE_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
 
 ID_PATTERN = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{3})?Z\|[A-Za-z0-9]"
 """What an _id looks like, as far as its parts can be told from it."""
+
+TIMESTAMP_PATTERN = (
+    r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+    r"[Tt _]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.,][0-9]{1,9})?)?"
+    r"([Zz]|[+-]((0[0-9]|1[0-7]):?[0-5][0-9]|18:?00))$"
+)
+"""The forms of ISO 8601 that pydantic and Spark read alike, in ASCII. java.time has no offset beyond 18 hours; those in
+use are from -12:00 to +14:00."""
+
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+BEFORE = datetime(2100, 1, 1, tzinfo=UTC)
+"""A timestamp is in [EARLIEST, BEFORE)."""
+
+MAX_NUMBER_CHARACTERS = 500
+"""Spark's parser takes no number of more than 1,000 characters. A double has at most 17 digits of meaning."""
+
+LONG_NUMBER_PATTERN = rf"[-+.0-9Ee]{{{MAX_NUMBER_CHARACTERS + 1}}}"
 
 AMOUNT_LIMIT = 999_999_999
 """Largest magnitude of an amount in its unit: ten digits before the point leave nine behind it in exact sums."""
@@ -55,18 +79,19 @@ class MeterType(StrEnum):
         return "usage_kwh" if self is MeterType.ELECTRICITY else "usage"
 
 
-def _iso_8601(value: Any) -> Any:
-    # pydantic would also take "1716825474" as seconds since 1970; the contract says ISO 8601.
-    if not isinstance(value, str) or value[4:5] != "-":
-        raise ValueError("must be an ISO 8601 string with an offset, like 2024-05-27T15:57:54Z")
-    return value
+class _InPattern:
+    """Has a string match TIMESTAMP_PATTERN before it is parsed: pydantic takes more forms, and numbers as seconds."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        text = core_schema.custom_error_schema(
+            core_schema.str_schema(strict=True, pattern=TIMESTAMP_PATTERN),
+            custom_error_type="timestamp_form",
+            custom_error_message="must be an ISO 8601 string with an offset, like 2024-05-27T15:57:54Z",
+        )
+        return core_schema.chain_schema([text, handler(source)])
 
 
-Timestamp = Annotated[
-    AwareDatetime,
-    Field(strict=False, ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(2100, 1, 1, tzinfo=UTC)),
-    BeforeValidator(_iso_8601, json_schema_input_type=str),
-]
+Timestamp = Annotated[AwareDatetime, Field(strict=False, ge=EARLIEST, lt=BEFORE), _InPattern()]
 Amount = Annotated[float, Field(ge=-AMOUNT_LIMIT, le=AMOUNT_LIMIT)]
 Register = Annotated[float, Field(ge=-1e15, le=1e15)]
 DeviceId = Annotated[str, StringConstraints(pattern=DEVICE_ID_PATTERN)]
@@ -76,7 +101,7 @@ class _Reading(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
     device_id: DeviceId
-    timestamp: Timestamp = Field(description="ISO 8601 with any offset; kept as UTC, to the millisecond.")
+    timestamp: Timestamp = Field(description="ISO 8601 with an offset; kept as UTC, to the millisecond.")
     register_: Register | None = Field(
         default=None, alias="register", description="Cumulative counter, same unit as usage."
     )
@@ -119,6 +144,7 @@ Reading = Annotated[
 
 _READING: TypeAdapter[ElectricityReading | WaterReading] = TypeAdapter(Reading)
 _validate_json = _READING.validator.validate_json  # without the adapter's options, which cost a quarter of the time
+_long_number = re.compile(LONG_NUMBER_PATTERN.encode()).search
 
 
 def parse_reading(message: bytes) -> ElectricityReading | WaterReading:
@@ -127,7 +153,19 @@ def parse_reading(message: bytes) -> ElectricityReading | WaterReading:
     Raises:
         pydantic.ValidationError: it is not a reading.
     """
-    return _validate_json(message)
+    reading = _validate_json(message)
+    # pydantic takes the last of several fields with one name. But each name has two quotes, and so have the two texts,
+    # in which a reading has none: one more field than names shows.
+    if message.count(b'"') != 2 * len(reading.__pydantic_fields_set__) + 4:
+        raise _refusal("repeated_field", "A field appears more than once")
+    if len(message) > MAX_NUMBER_CHARACTERS and _long_number(message):
+        raise _refusal("number_too_long", f"A number has more than {MAX_NUMBER_CHARACTERS} characters")
+    return reading
+
+
+def _refusal(kind: Any, message: Any) -> ValidationError:
+    error = PydanticCustomError(kind, message)
+    return ValidationError.from_exception_data("Reading", [{"type": error, "loc": (), "input": None}])
 
 
 def reading_json_schema() -> dict[str, Any]:
@@ -187,15 +225,25 @@ def to_document(reading: ElectricityReading | WaterReading) -> dict[str, Any]:
     return document
 
 
-SPARK_SCHEMA = (
-    "device_id string, timestamp timestamp, meter_type string, usage_kwh double, usage double, flow_rate double, "
-    "`register` double, received_at timestamp"
+FIELDS = {
+    MeterType.ELECTRICITY: fields_of(ElectricityReading),
+    MeterType.WATER: fields_of(WaterReading),
+}
+"""What a message of each type has, for those who cannot ask pydantic."""
+
+ALL_FIELDS = {field.name: field for fields in FIELDS.values() for field in fields}
+
+NUMBERS = tuple(
+    field.name for field in sorted(ALL_FIELDS.values(), key=lambda field: not field.required) if field.kind == "number"
 )
+"""Names of the numbers of either type, the required ones first."""
+
+_SPARK_NUMBERS = ", ".join(f"`{name}` double" for name in NUMBERS)
+
+SPARK_SCHEMA = f"device_id string, timestamp timestamp, meter_type string, {_SPARK_NUMBERS}, received_at timestamp"
 """A reading as a Spark DDL schema; a field that the meter type lacks is null."""
 
-STORED_SPARK_SCHEMA = (
-    "_id string, usage_kwh double, usage double, flow_rate double, `register` double, received_at timestamp"
-)
+STORED_SPARK_SCHEMA = f"_id string, {_SPARK_NUMBERS}, received_at timestamp"
 """What Spark reads of a stored reading: the rest follows from it (see transforms.readings.stored), and the MongoDB
 connector takes as long for each field of a document as for finding the document."""
 
@@ -208,10 +256,7 @@ DOCUMENT_SCHEMA: dict[str, Any] = {
         "device_id": {"bsonType": "string"},
         "timestamp": {"bsonType": "date"},
         "meter_type": {"enum": [str(meter_type) for meter_type in MeterType]},
-        "usage_kwh": {"bsonType": "double"},
-        "usage": {"bsonType": "double"},
-        "flow_rate": {"bsonType": "double"},
-        "register": {"bsonType": "double"},
+        **{name: {"bsonType": "double"} for name in NUMBERS},
         "schema_version": {"bsonType": "int"},
         "received_at": {"bsonType": "date"},
     },

@@ -8,14 +8,24 @@ import re
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from metering.errors import MetersError
+from metering.addresses import (
+    absolute,
+    check_brokers,
+    check_connect_url,
+    check_database,
+    check_mongo_uri,
+    checked,
+    usable_folder,
+    usable_home,
+)
+from metering.addresses import check_http as _check_http
+from metering.settings_errors import settings_error
 
 LOOPBACK = "127.0.0.1"
 REPLICA_SET = "meters"
@@ -29,6 +39,8 @@ CHANNELS = ("log", "webhook", "email")
 
 S3A_URL = re.compile(r"s3a://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^\s:@?#]*?))?/?")
 
+HOST_NAME = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[0-9]{1,5})?")
+
 
 def _addresses(ports: range) -> str:
     return ",".join(f"{LOOPBACK}:{port}" for port in ports)
@@ -41,18 +53,18 @@ class Settings(BaseSettings):
         env_prefix="METERS_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
     )
 
-    home: Path = Field(
+    home: Annotated[Path, AfterValidator(usable_home)] = Field(
         default=Path(".meters"), description="State of this installation: databases, logs, lake, Dagster."
     )
-    cache_dir: Path = Field(
+    cache_dir: Annotated[Path, AfterValidator(absolute)] = Field(
         default=Path("~/.cache/meters"), description="Downloaded jars, shared by all clones of a user."
     )
 
-    mongo_uri: str | None = Field(
+    mongo_uri: Annotated[str, AfterValidator(checked(check_mongo_uri))] | None = Field(
         default=None, description="MongoDB; unset: the local stack's. Needs replicaSet= for retries."
     )
     mongo_database: str = "iot"
-    kafka_bootstrap: str | None = Field(
+    kafka_bootstrap: Annotated[str, AfterValidator(checked(check_brokers))] | None = Field(
         default=None, description="host:port[,host:port]; unset: the local stack's brokers."
     )
     kafka_partitions: int = Field(
@@ -61,7 +73,9 @@ class Settings(BaseSettings):
     kafka_replication: int | None = Field(
         default=None, ge=1, le=10, description="Replicas of those topics; unset: 3, or the cluster's own default."
     )
-    spark_remote: str | None = Field(default=None, description="Spark Connect URL sc://…; unset: the local stack's.")
+    spark_remote: Annotated[str, AfterValidator(checked(check_connect_url))] | None = Field(
+        default=None, description="Spark Connect URL sc://…; unset: the local stack's."
+    )
     spark_master: str | None = Field(
         default=None, description="A Spark master URL: each run starts its own session there."
     )
@@ -95,6 +109,10 @@ class Settings(BaseSettings):
     ui_url: str | None = Field(
         default=None, description="Where people reach the Dagster UI, for links in alerts; unset: this machine's port."
     )
+    ui_hosts: str = Field(
+        default="",
+        description="Hosts that the UI answers for, beside the loopback's names and METERS_UI_URL's: comma-separated.",
+    )
 
     timezone: str = Field(default="UTC", description="The city's IANA time zone; its local days are the partitions.")
     first_day: date = Field(default=date(2006, 1, 1), description="First daily partition.")
@@ -111,7 +129,7 @@ class Settings(BaseSettings):
         default=400, ge=1, description="Figures that have stood longer than this wait for an operator's decision."
     )
     lake: str | None = Field(
-        default=None, description="The Parquet lake: a folder, or s3a://bucket/prefix; unset: <home>/lake."
+        default=None, description="The Parquet lake: an absolute folder, or s3a://bucket/prefix; unset: <home>/lake."
     )
     # Named as every S3 client knows them. The keys are no settings: metering/s3.py.
     s3_endpoint: str | None = Field(
@@ -126,7 +144,7 @@ class Settings(BaseSettings):
     router_master: str | None = Field(
         default=None, description="Spark master of the router; unset: local, a slot for each partition."
     )
-    router_checkpoint: str | None = Field(
+    router_checkpoint: Annotated[str, AfterValidator(usable_folder)] | None = Field(
         default=None, description="Where the router keeps its place; unset: <home>/router."
     )
     router_mode: Literal["real-time", "micro-batch"] = Field(
@@ -182,12 +200,6 @@ class Settings(BaseSettings):
         description="MongoDB as Metabase reaches it: a read-only user's, with the database in its path; secret.",
     )
 
-    @field_validator("home", "cache_dir", mode="after")
-    @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        # Child processes run elsewhere: a relative path must mean the same place for them.
-        return path.expanduser().absolute()
-
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, name: str) -> str:
@@ -211,7 +223,7 @@ class Settings(BaseSettings):
     def _folder_or_bucket(cls, lake: str | None) -> str | None:
         if lake and "://" in lake and not S3A_URL.fullmatch(lake):
             raise ValueError("write a folder, or a URL like s3a://bucket/prefix, without keys in it")
-        return lake.rstrip("/") if lake and "://" in lake else lake
+        return usable_folder(lake.rstrip("/") if "://" in lake else lake) if lake else lake
 
     @field_validator("webhook_url")
     @classmethod
@@ -219,17 +231,35 @@ class Settings(BaseSettings):
         _check_http(url.get_secret_value() if url else None)
         return url
 
-    @field_validator("metabase_url", "s3_endpoint")
+    @field_validator("ui_hosts")
+    @classmethod
+    def _host_names(cls, names: str) -> str:
+        for name in _listed(names):
+            if not HOST_NAME.fullmatch(name.lower()):
+                raise ValueError(f"'{name}' is no host; write names like dagster.example.org or 10.0.0.5:3000")
+        return names
+
+    @field_validator("metabase_url", "s3_endpoint", "ui_url")
     @classmethod
     def _open_http_address(cls, url: str | None) -> str | None:
         _check_http(url)
         return url
+
+    @model_validator(mode="after")
+    def _one_database(self) -> Self:
+        check_database(self.mongo_uri or "", self.mongo_database)
+        return self
 
     @property
     def channels(self) -> tuple[str, ...]:
         """The alert channels chosen, each once."""
         names = (name.strip() for name in self.alert_channels.split(","))
         return tuple(name for name in dict.fromkeys(names) if name != "none")
+
+    @property
+    def ui_host_names(self) -> tuple[str, ...]:
+        """The further hosts that the UI answers for."""
+        return _listed(self.ui_hosts)
 
     @property
     def zone(self) -> ZoneInfo:
@@ -319,17 +349,15 @@ class Settings(BaseSettings):
         }
 
 
+def _listed(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
 def _variable(name: str) -> str:
     """The environment variable of a field, or of an alias, which is one itself."""
     field = Settings.model_fields.get(name)
     alias = field.validation_alias if field else name.upper()
     return alias if isinstance(alias, str) else f"METERS_{name.upper()}"
-
-
-def _check_http(url: str | None) -> None:
-    address = urlsplit(url) if url else None
-    if address and (address.scheme not in ("http", "https") or not address.hostname):
-        raise ValueError("it must begin with http:// or https:// and name a host")
 
 
 @cache
@@ -341,10 +369,5 @@ def load_settings() -> Settings:
     """
     try:
         return Settings()
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"])
-        raise MetersError(
-            f"Setting {_variable(name)} is not usable: {first['msg'].removeprefix('Value error, ')}",
-            fix="Correct it in the environment or in .env",
-        ) from None
+    except (ValidationError, SettingsError, OSError, UnicodeDecodeError) as error:
+        raise settings_error(error, _variable) from None

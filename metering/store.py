@@ -3,16 +3,19 @@
 Who reads or writes what lives with the readers and writers; this module only says how the database is laid out.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pymongo import MongoClient, ReturnDocument
+from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import CollectionInvalid, ConnectionFailure, OperationFailure, PyMongoError
-from pymongo.uri_parser import parse_uri
 
-from metering.errors import MetersError, ServiceAwayError
+from metering.errors import MetersError
 from metering.fault_event import FAULT_DOCUMENT_SCHEMA
 from metering.lost_messages import LOST_MESSAGES
+from metering.mongo_errors import mongo_address as mongo_address
+from metering.mongo_errors import mongo_unavailable as mongo_unavailable
 from metering.reading import DOCUMENT_SCHEMA
 from metering.registry import METERS
 from metering.settings import CHANNELS, Settings
@@ -27,13 +30,18 @@ ALERTS = "alerts"
 ALERT_CHANNELS = "alert_channels"
 INSTALLATION = "installation"
 LOCAL_DAYS = "local_days"
+INGEST_POSITIONS = "ingest_positions"
 REVISIONS = "revisions"
 RAW_READINGS = "raw_readings"
 DAILY_AVERAGES = "daily_averages"
 ABNORMAL_DEVICE_SUMMARY = "abnormal_device_summary"
 DAILY_CONSUMPTION = "daily_consumption"
+DEAD_LETTERS = "dead_letters"
+DEAD_LETTER_OFFSETS = "dead_letter_offsets"
+REPLACED_READINGS = "replaced_readings"
 
 ANSWER_WITHIN_SECONDS = 10
+
 NAMESPACE_EXISTS = 48
 
 # Each collection's options and secondary indexes. iot-meter is clustered by its _id, which begins with the time: one
@@ -68,8 +76,12 @@ _COLLECTIONS: dict[str, dict[str, Any]] = {
     ALERT_CHANNELS: {},
     INSTALLATION: {},
     LOCAL_DAYS: {},
+    INGEST_POSITIONS: {},
     REVISIONS: {},
     LOST_MESSAGES: {},
+    DEAD_LETTERS: {},
+    DEAD_LETTER_OFFSETS: {},
+    REPLACED_READINGS: {},
     DAILY_AVERAGES: {},
     ABNORMAL_DEVICE_SUMMARY: {},
     DAILY_CONSUMPTION: {},
@@ -85,18 +97,20 @@ _INDEXES: dict[str, list[list[tuple[str, int]]]] = {
         [("kind", 1), ("ended_at", 1)],
         *([(f"channels.{channel}.state", 1), ("created_at", 1)] for channel in CHANNELS),
     ],
-    LOST_MESSAGES: [[("found_at", 1)]],
+    LOST_MESSAGES: [[("found_at", 1)], [("reader", 1), ("topic", 1), ("partition", 1)]],
+    # Every query of letters names its states, so that settled letters cost a search for open ones nothing.
+    DEAD_LETTERS: [
+        [("short_id", 1)],
+        [("state", 1), ("at", -1), ("_id", -1)],
+        [("state", 1), ("reason", 1), ("at", -1), ("_id", -1)],
+        [("state", 1), ("device_id", 1), ("at", -1), ("_id", -1)],
+    ],
+    REPLACED_READINGS: [[("reading_id", 1)]],
     REVISIONS: [[("collection", 1), ("calculation_date", 1)]],
     DAILY_AVERAGES: [[("calculation_date", 1)]],
     ABNORMAL_DEVICE_SUMMARY: [[("calculation_date", 1)], [("device_id", 1), ("calculation_date", 1)]],
     DAILY_CONSUMPTION: [[("calculation_date", 1)], [("level", 1), ("key", 1), ("calculation_date", 1)]],
 }
-
-
-def mongo_address(uri: str) -> str:
-    """The hosts of a MongoDB URI, without its credentials."""
-    nodes = parse_uri(uri)["nodelist"]
-    return ",".join(f"{host}:{port}" for host, port in nodes)
 
 
 def connect(settings: Settings) -> Database:
@@ -118,20 +132,12 @@ def connect(settings: Settings) -> Database:
     except (ConnectionFailure, OperationFailure) as error:
         raise mongo_unavailable(settings, error) from error
     except PyMongoError as error:
-        raise MetersError(f"METERS_MONGO_URI is not a usable MongoDB URI: {error}") from None
-
-
-def mongo_unavailable(settings: Settings, error: PyMongoError) -> MetersError:
-    """The line for a MongoDB that cannot be used now."""
-    address = mongo_address(settings.mongo)
-    if isinstance(error, OperationFailure):
-        return MetersError(
-            f"MongoDB at {address} refused: {(error.details or {}).get('errmsg', error)}",
-            fix="Check the user, password and rights in METERS_MONGO_URI",
-        )
-    return ServiceAwayError(
-        f"MongoDB does not answer at {address}", fix="Start the local stack with `meters up` or set METERS_MONGO_URI"
-    )
+        # Without the library's words, which may hold a part of the password.
+        raise MetersError(
+            f"METERS_MONGO_URI is not usable ({type(error).__name__})", fix="See .env.example for its form"
+        ) from None
+    except ValueError:
+        raise MetersError("METERS_MONGO_URI is not usable", fix="See .env.example for its form") from None
 
 
 def keep_timezone(database: Database, timezone: str) -> None:
@@ -171,3 +177,20 @@ def ensure_collections(database: Database) -> None:
     for name, indexes in _INDEXES.items():
         for keys in indexes:
             database[name].create_index(keys)
+
+
+def find_by_id(collection: Collection, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The documents of those ids, each found by its key.
+
+    A clustered collection answers `{_id: {$in: ids}}` by reading all of it: MongoDB uses a clustered key for equality
+    and ranges only. So each id is looked up by equality, all of them in one request.
+    """
+    if not ids:
+        return
+    pipeline = [
+        {"$documents": [{"key": each} for each in ids]},
+        {"$lookup": {"from": collection.name, "localField": "key", "foreignField": "_id", "as": "found"}},
+        {"$unwind": "$found"},
+        {"$replaceRoot": {"newRoot": "$found"}},
+    ]
+    yield from collection.database.aggregate(pipeline)

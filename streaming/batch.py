@@ -13,13 +13,15 @@ from typing import Any
 
 from pydantic import ValidationError
 from pymongo.collection import Collection
-from pymongo.errors import AutoReconnect, BulkWriteError
+from pymongo.errors import BulkWriteError, OperationFailure
 
 from metering.fault_event import MAX_EVENT_BYTES, fault_document, parse_fault_event
 from metering.reading import MAX_MESSAGE_BYTES, parse_reading, to_document
 from metering.settings import READINGS_TOPIC, Settings
-from metering.store import FAULTS, READINGS
-from streaming.dead_letters import DeadLetter, dead_letter_headers
+from metering.store import FAULTS, READINGS, find_by_id
+from streaming.bounded import PutAside
+from streaming.dead_letters import DeadLetter, dead_letter, dead_letter_headers
+from streaming.replayed import Replayed
 
 DUPLICATE_KEY = 11000
 DOCUMENT_VALIDATION_FAILURE = 121
@@ -33,6 +35,7 @@ class Feed:
     """What is ingested: from which topics, into which collection, and how a message becomes a document.
 
     Args:
+        reader: its name in `iot.lost_messages`.
         parse: raises pydantic.ValidationError for a message that is not one.
         stamp: field with the time of this storing, which two copies of a message need not share, and how a record
             gives it.
@@ -44,6 +47,7 @@ class Feed:
     topics: tuple[str, ...]
     collection: str
     group: str
+    reader: str
     parse: Callable[[bytes], dict[str, Any]]
     stamp: tuple[str, Callable[[Any], datetime]]
     max_bytes: int = MAX_MESSAGE_BYTES
@@ -70,6 +74,7 @@ READINGS_FEED = Feed(
     topics=(READINGS_TOPIC,),
     collection=READINGS,
     group="meters-ingest",
+    reader="ingest",
     parse=lambda message: to_document(parse_reading(message)),
     stamp=("received_at", _arrival),
     makes_days=True,
@@ -82,6 +87,7 @@ def faults_feed(settings: Settings) -> Feed:
         topics=settings.fault_topics,
         collection=FAULTS,
         group="meters-ingest-faults",
+        reader="ingest-faults",
         parse=lambda message: fault_document(parse_fault_event(message)),
         stamp=("stored_at", _now),
         max_bytes=MAX_EVENT_BYTES,
@@ -91,19 +97,27 @@ def faults_feed(settings: Settings) -> Feed:
 
 @dataclass
 class Counts:
-    """What became of messages; `messages` = stored + duplicates + conflicts + refused."""
+    """What became of messages; `messages` = stored + duplicates + conflicts + refused.
+
+    `lost` are those that Kafka no longer had, at most; they are not among `messages`.
+    """
 
     messages: int = 0
     stored: int = 0
     duplicates: int = 0
     conflicts: int = 0
     refused: int = 0
+    lost: int = 0
+    taken: int = 0
+    """Of those stored: replayed letters that have replaced a stored reading."""
+    refused_again: int = 0
+    """Of those refused: replayed letters, which have made no second letter."""
     reasons: Counter[str] = field(default_factory=Counter)
 
     @property
     def dead_letters(self) -> int:
         """Messages that went to the dead letters."""
-        return self.conflicts + self.refused
+        return self.conflicts + self.refused - self.refused_again
 
     def add(self, other: "Counts") -> None:
         """Add another batch's counts to these."""
@@ -112,6 +126,9 @@ class Counts:
         self.duplicates += other.duplicates
         self.conflicts += other.conflicts
         self.refused += other.refused
+        self.lost += other.lost
+        self.taken += other.taken
+        self.refused_again += other.refused_again
         self.reasons.update(other.reasons)
 
 
@@ -121,24 +138,33 @@ class Batch:
     Args:
         feed: what they are.
         records: the consumer's records, those of a partition in their order.
+        is_settled: was this message read before, with its dead letter, if it got one, committed?
     """
 
-    def __init__(self, feed: Feed, records: Sequence[Any]) -> None:
+    def __init__(
+        self, feed: Feed, records: Sequence[Any], *, is_settled: Callable[[Any], bool] = lambda record: False
+    ) -> None:
         self.counts = Counts(messages=len(records))
         self.letters: list[DeadLetter] = []
         self.touched: set[str] = set()
         """Minutes (UTC, as an `_id` begins) of the documents that were stored, by this or an earlier attempt."""
         self._feed = feed
+        self._is_settled = is_settled
         # The first reading of each identity, and what else claims to be it; all with the message each came from.
         self._firsts: dict[str, tuple[dict[str, Any], Any]] = {}
         self._repeats: list[tuple[dict[str, Any], Any]] = []
         self._attempts = 0
+        self._replayed = Replayed()
         for record in records:
-            self._take(record)
+            if not self._replayed.holds(record):
+                self._take(record)
 
     def _take(self, record: Any) -> None:
         feed = self._feed
         value = record.value
+        if isinstance(value, PutAside):
+            self._put_aside(record, value)
+            return
         if value is None:
             self._refuse(record, "empty", "EmptyMessage", "the message has no value")
             return
@@ -163,11 +189,13 @@ class Batch:
     def store(self, collection: Collection) -> None:
         """Insert what is new, and judge what was seen before.
 
-        After an AutoReconnect it may be called again: what an earlier attempt has stored is recognised as its own.
+        After an error it may be called again: what an earlier attempt has stored is recognised as its own.
 
         Raises:
-            pymongo.errors.AutoReconnect: MongoDB went away, or did not acknowledge.
+            pymongo.errors.PyMongoError: MongoDB does not answer, or did not acknowledge.
         """
+        for record in self._replayed.release(collection.database):
+            self._take(record)
         self._attempts += 1
         documents = [document for document, _ in self._firsts.values()]
         failures: list[dict[str, Any]] = []
@@ -176,7 +204,7 @@ class Batch:
                 collection.insert_many(documents, ordered=False)
             except BulkWriteError as error:
                 failures = error.details["writeErrors"]
-                _raise_if_worth_another_try(error)
+                _raise_if_unjudged(error)
         kept = self._stored_before(collection, documents, failures)
         counts = self.counts
         counts.stored += len(documents) - len(failures)
@@ -200,19 +228,26 @@ class Batch:
             else:
                 self._judge(document, record, kept.get(key) or self._firsts[key][0])
 
+    def settle(self, collection: Collection) -> None:
+        """Finish replayed letters, after `store` and before days are touched; may be called again like it."""
+        self._replayed.settle(collection, self.counts)
+
     @staticmethod
     def _stored_before(
         collection: Collection, documents: list[dict[str, Any]], failures: list[dict[str, Any]]
     ) -> dict[str, dict[str, Any]]:
         seen = [documents[failure["index"]]["_id"] for failure in failures if failure["code"] == DUPLICATE_KEY]
-        return {document["_id"]: document for document in collection.find({"_id": {"$in": seen}})} if seen else {}
+        return {document["_id"]: document for document in find_by_id(collection, seen)}
 
     def _judge(self, document: dict[str, Any], record: Any, kept: dict[str, Any]) -> None:
         stamp, _ = self._feed.stamp
+        kept = self._replayed.newest(kept)
         if kept == document:  # the very message, read again: who stored it may have died before saying so
             self.touched.add(document["_id"][:MINUTE])
         if not self._feed.conflicts or {**kept, stamp: None} == {**document, stamp: None}:
             self.counts.duplicates += 1
+        elif self._replayed.takes(record, document):
+            self.touched.add(document["_id"][:MINUTE])
         else:
             explanation = f"{document['_id']} is stored with another payload; the first one stays"
             self._refuse(record, "conflict", "ConflictingReading", explanation)
@@ -220,7 +255,23 @@ class Batch:
     def _refuse_by_database(self, record: Any, message: str) -> None:
         self._refuse(record, "refused_by_database", "DocumentValidationFailure", message)
 
-    def _refuse(self, record: Any, reason: str, error_class: str, message: str) -> None:
+    def _put_aside(self, record: Any, aside: PutAside) -> None:
+        self.counts.messages += aside.messages - 1  # it stands for so many
+        self._refuse(
+            record._replace(offset=aside.first, value=aside.raw),
+            *("unreadable", "UnreadableBatch", f"{aside.messages} messages cannot be unpacked: {aside.reason}"),
+            messages=aside.messages,
+        )
+
+    def _refuse(self, record: Any, reason: str, error_class: str, message: str, *, messages: int = 1) -> None:
+        counts = self.counts
+        if self._replayed.refuses(record, reason, message):
+            counts.refused += 1
+            counts.refused_again += 1
+            return
+        if self._is_settled(record):
+            counts.duplicates += messages
+            return
         headers = dead_letter_headers(
             topic=record.topic,
             partition=record.partition,
@@ -230,18 +281,22 @@ class Batch:
             error_class=error_class,
             message=message,
         )
-        self.letters.append(DeadLetter(key=record.key, value=record.value, headers=headers))
-        self.counts.reasons[reason] += 1
+        if messages > 1:
+            headers = [*headers, ("messages", str(messages).encode())]
+        self.letters.append(dead_letter(record.key, record.value, headers))
+        counts.reasons[reason] += messages
         if reason == "conflict":
-            self.counts.conflicts += 1
+            counts.conflicts += messages
         else:
-            self.counts.refused += 1
+            counts.refused += messages
 
 
-def _raise_if_worth_another_try(error: BulkWriteError) -> None:
-    codes = {failure["code"] for failure in error.details["writeErrors"]}
-    if error.details.get("writeConcernErrors") or codes - {DUPLICATE_KEY, DOCUMENT_VALIDATION_FAILURE}:
-        raise AutoReconnect(str(error.details)[:500]) from error
+def _raise_if_unjudged(error: BulkWriteError) -> None:
+    """Raise what the database says beside duplicates and refused documents, which are judged one by one."""
+    judged = {DUPLICATE_KEY, DOCUMENT_VALIDATION_FAILURE}
+    for each in (*error.details["writeErrors"], *error.details.get("writeConcernErrors", ())):
+        if each["code"] not in judged:
+            raise OperationFailure(str(each.get("errmsg", "")), each["code"], each) from error
 
 
 def _describe(error: ValidationError) -> str:

@@ -116,6 +116,16 @@ class CsvReadings:
         for line in self._lines:
             yield self._row(line)
 
+    def device_ids(self) -> Iterator[str]:
+        """The device id of each row that has one, instead of the rows: the file is read once."""
+        for line in self._lines:
+            try:
+                device_id = self._device_of(self._split(line))
+            except _BadRow:
+                continue
+            if is_device_id(device_id):
+                yield device_id
+
     def meters(self) -> Iterator[Meter]:
         """Registry entries of the meters seen so far; a meter with one reading gets the file's usual interval."""
         usual = usual_gap(track.gaps for track in self._tracks.values()) or self.interval_seconds

@@ -4,16 +4,31 @@ Header names are Kafka Connect's (`__connect.errors.*`, as its DeadLetterQueueRe
 that read its dead letter queues read ours.
 """
 
+import hashlib
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from kafka.errors import (
+    CommitFailedError,
+    FencedInstanceIdError,
+    IllegalGenerationError,
+    InvalidProducerEpochError,
+    InvalidTxnStateError,
+    MessageSizeTooLargeError,
+    ProducerFencedError,
+    RebalanceInProgressError,
+    TransactionAbortableError,
+    TransactionAbortedError,
+    UnknownMemberIdError,
+    UnknownProducerIdError,
+)
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
-from metering.errors import MetersError
 from metering.settings import DEAD_LETTERS_TOPIC, Settings
-from streaming.kafka import Headers, ensure_topics, kafka_errors, open_producer
+from streaming.kafka import Headers, ensure_topics, keep_messages, open_producer
 
 MAX_DEAD_LETTER_BYTES = 16 * 1024 * 1024
 """A dead letter holds a whole message and more, so its topic takes more than the broker lets others take."""
@@ -28,6 +43,31 @@ notice, and then another one has to read up on them."""
 TRANSACTION_SECONDS = 20
 """How long a killed process may hold up readers of dead letters and its own successor."""
 
+ABORT_SECONDS = 2
+
+MAX_VALUE_BYTES = 12 * 1024 * 1024
+"""A value up to this fits into MAX_DEAD_LETTER_BYTES also where it cannot be compressed; of a larger one only its size
+and digest are kept."""
+
+SMALL_VALUE_BYTES = 64 * 1024
+"""Where the topic takes less than we ask for, values up to this are kept all the same."""
+
+PUT_OUT = (
+    CommitFailedError,
+    FencedInstanceIdError,
+    IllegalGenerationError,
+    InvalidProducerEpochError,
+    InvalidTxnStateError,
+    ProducerFencedError,
+    RebalanceInProgressError,
+    TransactionAbortableError,
+    TransactionAbortedError,
+    UnknownMemberIdError,
+    UnknownProducerIdError,
+)
+"""What a member meets that was silent for too long: its group has given its partitions away, or the broker has ended
+its transaction. Nothing was committed; it may begin again."""
+
 _PREFIX = "__connect.errors."
 
 
@@ -38,6 +78,20 @@ class DeadLetter:
     key: bytes | None
     value: bytes | None
     headers: Headers
+
+
+def dead_letter(key: bytes | None, value: bytes | None, headers: Headers) -> DeadLetter:
+    """A letter, without its value where that cannot fit into the topic."""
+    # The client sends no message without key and value.
+    letter = DeadLetter(key=b"" if key is None and value is None else key, value=value, headers=headers)
+    return without_value(letter) if value is not None and len(value) > MAX_VALUE_BYTES else letter
+
+
+def without_value(letter: DeadLetter) -> DeadLetter:
+    """The letter with the size and SHA-256 of its value, in headers `size` and `sha256`, in place of the value."""
+    value = letter.value or b""
+    measures = [("size", str(len(value)).encode()), ("sha256", hashlib.sha256(value).hexdigest().encode())]
+    return DeadLetter(key=letter.key or b"", value=None, headers=[*letter.headers, *measures])
 
 
 def dead_letter_headers(*, reason: str, stage: str, error_class: str, message: str, **source: object) -> Headers:
@@ -56,58 +110,105 @@ def dead_letter_headers(*, reason: str, stage: str, error_class: str, message: s
 
 
 def ensure_dead_letters_topic(settings: Settings, topic: str = DEAD_LETTERS_TOPIC) -> None:
-    """Create the topic if it is missing, large enough for whatever another topic may hold."""
+    """Create the topic if it is missing, large enough for whatever another topic may hold; letters do not expire."""
     ensure_topics(settings, topic, max_message_bytes=MAX_DEAD_LETTER_BYTES)
+    keep_messages(settings, topic)
 
 
 class DeadLetterTransactions:
     """Writes dead letters and commits their source offsets as one Kafka transaction.
 
-    So a dead letter is there exactly once for whoever reads committed messages, also when the process is killed
-    between the two, or when its partitions have meanwhile gone to another member of the group.
+    So a dead letter is there exactly once for readers of committed messages, also when the process is killed
+    between the two, is paused, or when its partitions have meanwhile gone to another member of the group.
+
+    A producer is thrown away after each transaction that did not end well: kafka-python 3.0.12 keeps the offsets of an
+    aborted transaction and commits them with the next one, which skips their messages for good.
     """
 
     def __init__(self, settings: Settings, *, topic: str = DEAD_LETTERS_TOPIC) -> None:
+        self._settings = settings
         self._topic = topic
+        self._producer: Any = None  # pyright's stubs describe kafka-python 2
+
+    def commit(
+        self,
+        letters: Sequence[DeadLetter],
+        offsets: dict[TopicPartition, OffsetAndMetadata],
+        membership: Any,
+    ) -> None:
+        """Write the letters and commit the offsets, both or neither.
+
+        Args:
+            letters: what to write.
+            offsets: the next offset of each partition.
+            membership: the group's metadata under which the messages were polled; the broker refuses an old one.
+
+        Raises:
+            kafka.errors.CommitFailedError: neither happened, because the member or its producer was put out.
+            kafka.errors.KafkaError, MetersError: neither happened, or the broker's word is missing: the group's
+                offsets, asked again, say which.
+        """
+        try:
+            try:
+                self._commit(letters, offsets, membership)
+            except MessageSizeTooLargeError:
+                self._discard()
+                small = [
+                    without_value(each) if len(each.value or b"") > SMALL_VALUE_BYTES else each for each in letters
+                ]
+                self._commit(small, offsets, membership)
+        except PUT_OUT as error:
+            self._discard()
+            raise CommitFailedError(f"{type(error).__name__}: {error}") from error
+        except BaseException:
+            self._discard()
+            raise
+
+    def _commit(
+        self, letters: Sequence[DeadLetter], offsets: dict[TopicPartition, OffsetAndMetadata], membership: Any
+    ) -> None:
+        if self._producer is None:
+            self._producer = self._open()
+        producer = self._producer
+        producer.begin_transaction()
+        futures = [
+            producer.send(self._topic, key=letter.key, value=letter.value, headers=list(letter.headers))
+            for letter in letters
+        ]
+        producer.flush()
+        for future in futures:
+            if not future.succeeded():
+                raise future.exception
+        producer.send_offsets_to_transaction(offsets, membership)
+        producer.commit_transaction()
+
+    def _open(self) -> Any:
         # A fresh id each time: stale instances are fenced by the consumer group's generation (KIP-447).
-        self._producer = open_producer(
-            settings,
+        producer: Any = open_producer(
+            self._settings,
             transactional_id=f"dead-letters-{uuid.uuid4()}",
             block_seconds=COORDINATOR_SECONDS,
             transaction_timeout_ms=TRANSACTION_SECONDS * 1000,
             compression_type="zstd",
             max_request_size=MAX_UNCOMPRESSED_BYTES,
         )
-        with kafka_errors(settings):
-            self._producer.init_transactions()
-
-    def commit(
-        self,
-        letters: Sequence[DeadLetter],
-        offsets: dict[TopicPartition, OffsetAndMetadata],
-        group_metadata: Any,
-    ) -> None:
-        """Write the letters and commit the offsets, both or neither.
-
-        Raises:
-            kafka.errors.KafkaError, MetersError: neither happened.
-        """
-        self._producer.begin_transaction()
         try:
-            futures = [
-                self._producer.send(self._topic, key=letter.key, value=letter.value, headers=list(letter.headers))
-                for letter in letters
-            ]
-            self._producer.flush()
-            for future in futures:
-                if not future.succeeded():
-                    raise MetersError(f"Kafka refused a dead letter: {future.exception}")
-            self._producer.send_offsets_to_transaction(offsets, group_metadata)
-            self._producer.commit_transaction()
+            producer.init_transactions()
         except BaseException:
-            self._producer.abort_transaction()
+            producer.close(timeout=0)
             raise
+        return producer
+
+    def _discard(self) -> None:
+        """End the transaction, so that readers need not wait for its timeout, and never use its producer again."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with suppress(Exception):  # it may be fenced, or its broker may not answer
+                producer.abort_transaction()
+            with suppress(Exception):
+                producer.close(timeout=ABORT_SECONDS)
 
     def close(self) -> None:
-        """Let go of the connection."""
-        self._producer.close()
+        """Close the connection."""
+        if self._producer is not None:
+            self._producer.close()

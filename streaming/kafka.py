@@ -9,16 +9,21 @@ from types import TracebackType
 from typing import Any, Self
 
 from kafka import KafkaConsumer, KafkaProducer
-from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 from kafka.errors import (
+    AuthorizationError,
     KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    SaslAuthenticationFailedError,
     TopicAlreadyExistsError,
+    UnsupportedVersionError,
 )
 from kafka.structs import TopicPartition
 
-from metering.errors import MetersError
+from metering.errors import MetersError, ServiceAwayError
+from metering.local_services import trouble_note
 from metering.settings import Settings
 
 ANSWER_WITHIN_SECONDS = 10
@@ -35,10 +40,24 @@ FLUSH_WITHIN_SECONDS = DELIVER_WITHIN_SECONDS + ANSWER_WITHIN_SECONDS
 Headers = Sequence[tuple[str, bytes]]
 
 
-def _unavailable(settings: Settings) -> MetersError:
+LASTING_ERRORS = (AuthorizationError, SaslAuthenticationFailedError, UnsupportedVersionError, MessageSizeTooLargeError)
+"""What another try does not change."""
+
+
+def kafka_error(settings: Settings, error: KafkaError) -> MetersError:
+    """The line for an error of kafka-python."""
+    if isinstance(error, (KafkaConnectionError, KafkaTimeoutError)):
+        return _unavailable(settings)
     return MetersError(
+        f"Kafka at {settings.kafka} refused: {str(error) or type(error).__name__}", fix="Read the broker's log"
+    )
+
+
+def _unavailable(settings: Settings) -> MetersError:
+    note = "" if settings.kafka_bootstrap else trouble_note(settings, "kafka")
+    return ServiceAwayError(
         f"Kafka does not answer at {settings.kafka}",
-        fix="Start the local stack with `meters up` or set METERS_KAFKA_BOOTSTRAP",
+        fix=note or "Start the local stack with `meters up` or set METERS_KAFKA_BOOTSTRAP",
     )
 
 
@@ -47,10 +66,8 @@ def kafka_errors(settings: Settings) -> Iterator[None]:
     """Turn kafka-python's exceptions into the one line that a user needs."""
     try:
         yield
-    except (KafkaConnectionError, KafkaTimeoutError) as error:
-        raise _unavailable(settings) from error
     except KafkaError as error:
-        raise MetersError(f"Kafka at {settings.kafka} refused: {error}", fix="Read the broker's log") from error
+        raise kafka_error(settings, error) from error
 
 
 def _client_options(settings: Settings) -> dict[str, Any]:
@@ -97,6 +114,25 @@ def ensure_topics(settings: Settings, *topics: str, max_message_bytes: int | Non
             admin.close()
 
 
+def keep_messages(settings: Settings, topic: str) -> None:
+    """Have Kafka keep the topic's messages for ever, unless somebody has given the topic a retention of its own.
+
+    Where the broker does not let us change a topic, its retention stays what its operators have chosen.
+    """
+    with kafka_errors(settings):
+        # Any: pyright's stubs describe kafka-python 2.
+        admin: Any = KafkaAdminClient(**_client_options(settings))
+        try:
+            asked = ConfigResource(ConfigResourceType.TOPIC, topic, ["retention.ms", "retention.bytes"])
+            found = admin.describe_configs([asked], config_filter="all")["topic"][topic]
+            unset = {name: "-1" for name, config in found.items() if config["config_source"] != "DYNAMIC_TOPIC_CONFIG"}
+            if unset:
+                change: Any = ConfigResource(ConfigResourceType.TOPIC, topic, unset)
+                admin.alter_configs([change], raise_on_unknown=False)
+        finally:
+            admin.close()
+
+
 class _Consumer(KafkaConsumer):
     """A KafkaConsumer that carries every rejoin through."""
 
@@ -123,11 +159,10 @@ def open_consumer(settings: Settings, *, group: str | None, **options: Any) -> K
             **_client_options(settings),
             group_id=group,
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
             isolation_level="read_committed",
             allow_auto_create_topics=False,
             session_timeout_ms=SESSION_SECONDS * 1000,
-            **options,
+            **{"auto_offset_reset": "earliest", **options},
         )
 
 

@@ -13,10 +13,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
+from metering.errors import MetersError
 from metering.reading import iso_utc
-from metering.registry import register_meters
+from metering.registry import METERS, register_meters
 from metering.settings import DEAD_LETTERS_TOPIC, READINGS_TOPIC, Settings
 from metering.store import connect, ensure_collections, mongo_unavailable
 from streaming.csv_layout import CsvLayout
@@ -25,6 +27,14 @@ from streaming.dead_letters import dead_letter_headers, ensure_dead_letters_topi
 from streaming.kafka import Headers, Sender, ensure_topics
 
 PROGRESS_EVERY_ROWS = 1000
+
+MAX_NEW_METERS = 10_000
+"""A file with more meters than these that the registry does not know was probably read by the wrong column."""
+
+MAX_COUNTED_IDS = 1_000_000
+"""A file with more is not counted to its end: its ids would not fit into memory."""
+
+IDS_PER_QUERY = 1000
 
 PROGRESS_EVERY_SECONDS = 1.0
 """Longest silence of the progress callback while a paced replay waits."""
@@ -41,6 +51,8 @@ class ReplayReport:
     missing: int = 0
     refused: int = 0
     meters: int = 0
+    new_meters: int = 0
+    dry_run: bool = False
     first_instant: datetime | None = None
     last_instant: datetime | None = None
     seconds: float = 0.0
@@ -63,7 +75,7 @@ class ReplayReport:
         if self.refused:
             parts.append(
                 f"{self.refused:,} of {self.rows:,} rows were refused, first line {self.first_refused_line}: "
-                f"{self.first_refused_why}; they are kept in {self.dead_letters_topic}"
+                f"{self.first_refused_why}" + ("" if self.dry_run else f"; they are kept in {self.dead_letters_topic}")
             )
         return ". ".join(parts) or None
 
@@ -85,6 +97,8 @@ def replay(
     topic: str = READINGS_TOPIC,
     dead_letters_topic: str = DEAD_LETTERS_TOPIC,
     on_progress: Callable[[int, int, ReplayReport], None] | None = None,
+    dry_run: bool = False,
+    many_meters: bool = False,
 ) -> ReplayReport:
     """Send a file's readings, in the file's order, and register its meters.
 
@@ -97,20 +111,38 @@ def replay(
         topic: where readings go.
         dead_letters_topic: where refused rows go.
         on_progress: called now and then with bytes read, bytes in all and the report so far.
+        dry_run: read and judge every row, and send and register nothing.
+        many_meters: the file may bring more than MAX_NEW_METERS new meters.
 
     Returns:
         The report, after Kafka has acknowledged every message.
 
     Raises:
-        MetersError: the file does not fit the layout, or a service is not there; nothing is sent in these cases.
-            Also when a service fails on the way.
+        MetersError: the file does not fit the layout, has too many new meters, or a service is not there; nothing is
+            sent in these cases. Also when a service fails on the way.
     """
     with closing(CsvReadings(path, layout)) as readings:
         database = connect(settings)
         with closing(database.client):
+            try:
+                new_meters = count_new_meters(database, path, layout, limit)
+            except PyMongoError as error:
+                raise mongo_unavailable(settings, error) from error
+            if dry_run:
+                report = ReplayReport(file=path.name, topic=topic, dead_letters_topic=dead_letters_topic, dry_run=True)
+                _Run(readings, None, None, report, None, on_progress).send(limit)
+                report.meters, report.new_meters = sum(1 for _ in readings.meters()), new_meters
+                return report
+            if new_meters > MAX_NEW_METERS and not many_meters:
+                raise MetersError(
+                    f"{path.name} would register {new_meters:,} new meters, as many as it has different ids in "
+                    f"'{layout.device_column}'",
+                    fix="Name the column of the meter's id with --device; look first with --dry-run; --yes to go on",
+                )
             ensure_topics(settings, topic)
             ensure_dead_letters_topic(settings, dead_letters_topic)
             report = ReplayReport(file=path.name, topic=topic, dead_letters_topic=dead_letters_topic)
+            report.new_meters = new_meters
             try:
                 ensure_collections(database)
                 try:
@@ -126,14 +158,31 @@ def replay(
     return report
 
 
+def count_new_meters(database: Database, path: Path, layout: CsvLayout, limit: int | None = None) -> int:
+    """How many ids in the file the registry does not know; the file is read beforehand, for its ids alone."""
+    if layout.device_column is None:
+        ids = {layout.device_id or ""}
+    else:
+        with closing(CsvReadings(path, layout)) as readings:
+            ids: set[str] = set()
+            for device_id in islice(readings.device_ids(), limit):
+                ids.add(device_id)
+                if len(ids) >= MAX_COUNTED_IDS:
+                    break
+    remaining, known = iter(ids), 0
+    while chunk := list(islice(remaining, IDS_PER_QUERY)):
+        known += database[METERS].count_documents({"_id": {"$in": chunk}})
+    return len(ids) - known
+
+
 class _Run:
-    """One replay on open connections."""
+    """One replay on open connections; without them a dry run."""
 
     def __init__(
         self,
         readings: CsvReadings,
-        sender: Sender,
-        refusals: Sender,
+        sender: Sender | None,
+        refusals: Sender | None,
         report: ReplayReport,
         speed: float | None,
         on_progress: Callable[[int, int, ReplayReport], None] | None,
@@ -156,8 +205,9 @@ class _Run:
             if report.rows % PROGRESS_EVERY_ROWS == 0:
                 self._show()
         report.damage = self._readings.source.damage
-        self._sender.flush()
-        self._refusals.flush()
+        for sender in (self._sender, self._refusals):
+            if sender:
+                sender.flush()
         self._show()
 
     def _handle(self, row: Row) -> None:
@@ -165,7 +215,8 @@ class _Run:
         if isinstance(row, Message):
             if self._speed is not None:
                 self._wait_for(row.instant, self._speed)
-            self._sender.send(row.value, key=row.device_id.encode())
+            if self._sender:
+                self._sender.send(row.value, key=row.device_id.encode())
             report.sent += 1
             if self._origin is None:
                 # Taken after sending: the first message also waits for the topic's metadata, which is no meter's time.
@@ -178,7 +229,8 @@ class _Run:
             report.missing += 1
         else:
             key = row.device_id.encode() if row.device_id else None
-            self._refusals.send(row.raw, key=key, headers=refused_row_headers(row, report.file))
+            if self._refusals:
+                self._refusals.send(row.raw, key=key, headers=refused_row_headers(row, report.file))
             report.refused += 1
             if report.first_refused_line is None:
                 report.first_refused_line, report.first_refused_why = row.line, row.message

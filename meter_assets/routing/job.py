@@ -70,6 +70,7 @@ def progress_line(progress: dict[str, Any]) -> str:
 
 @dg.op(
     description="Runs `meters route` until the run is terminated. Its figures are observations of the topics' assets.",
+    config_schema={},  # left out, Dagster takes any configuration
 )
 def route_faults(context: dg.OpExecutionContext) -> None:
     """The router's whole life.

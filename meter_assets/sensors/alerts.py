@@ -15,7 +15,10 @@ from alerting.channels import chosen_channels
 from alerting.delivery import Delivery, deliver
 from alerting.episodes import clear_quiet_episodes, update_episodes
 from alerting.late_days import check_late_days
+from alerting.lost_messages import check_lost_messages
+from alerting.services import Notified, check_services, notify_without_store
 from alerting.silent import check_silence
+from metering.errors import ServiceAwayError
 from metering.reading import iso_utc
 from metering.settings import Settings, load_settings
 from metering.store import ABNORMAL_DEVICE_SUMMARY, connect, ensure_collections, mongo_unavailable
@@ -36,6 +39,9 @@ _SAID = {
     Kind.METER_SPEAKS: "speaking again",
     Kind.LATE_READINGS: "late days",
     Kind.RUN_FAILED: "failed runs",
+    Kind.MESSAGES_LOST: "losses",
+    Kind.SERVICE_FAILED: "failed services",
+    Kind.SERVICE_RECOVERED: "recovered services",
 }
 
 
@@ -46,11 +52,13 @@ class AlertCursor(BaseModel):
         faults: `stored_at` of the faults; see episodes.Progress.
         materialization: storage id of the newest materialization of abnormal_device_summary seen.
         silence_checked_at: when silent meters were last looked for.
+        notified: alerts that went out while MongoDB did not answer; see alerting/services.py.
     """
 
     faults: AwareDatetime | None = None
     materialization: int = 0
     silence_checked_at: AwareDatetime | None = None
+    notified: Notified = {}
 
 
 @dg.sensor(
@@ -64,12 +72,19 @@ def alert_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     cursor = AlertCursor.model_validate_json(context.cursor) if context.cursor else AlertCursor()
     settings = load_settings()
     channels = chosen_channels(settings)
-    database = connect(settings)
+    try:
+        database = connect(settings)
+    except ServiceAwayError as away:
+        cursor.notified, errors = notify_without_store(settings, channels, cursor.notified, _now())
+        if not cursor.notified:
+            raise
+        # A tick that fails keeps no cursor, and would send them again.
+        says = [str(away), f"notified of {len(cursor.notified)} failures without it", *errors]
+        return dg.SensorResult(skip_reason="; ".join(says), cursor=cursor.model_dump_json())
     try:
         if not context.cursor:  # the first tick of an installation
             ensure_collections(database)
-        now = datetime.now(UTC)
-        now = now.replace(microsecond=now.microsecond // 1000 * 1000)  # as MongoDB keeps it
+        now = _now()
         raised = _look(context.instance, database, settings, cursor, now)
         deliveries = [deliver(database, channel, now) for channel in channels]
     except PyMongoError as error:
@@ -79,17 +94,25 @@ def alert_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     return dg.SensorResult(skip_reason=summary(raised, deliveries), cursor=cursor.model_dump_json())
 
 
+def _now() -> datetime:
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)  # as MongoDB keeps it
+
+
 def _look(
     instance: dg.DagsterInstance, database: Database, settings: Settings, cursor: AlertCursor, now: datetime
 ) -> Counter[str]:
     """Raise alerts for all that is new, and move the cursor."""
+    raised = check_services(database, settings, cursor.notified, now)
+    cursor.notified = {}
     progress = update_episodes(database, settings, cursor.faults, now)
     cursor.faults = progress.cursor
-    raised = progress.raised
+    raised += progress.raised
     if progress.caught_up:
         raised += clear_quiet_episodes(database, settings, now)
     days, cursor.materialization = _materialized_days(instance, cursor.materialization)
     raised += check_days(database, settings, days, now)
+    raised += check_lost_messages(database, settings, now)
     checked_at = cursor.silence_checked_at
     if checked_at is None or now - checked_at >= timedelta(seconds=SILENCE_CHECK_SECONDS):
         raised += check_silence(database, settings, now)

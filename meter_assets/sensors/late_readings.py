@@ -1,7 +1,11 @@
-"""late_readings_sensor: computes exactly the days again that readings have reached after they were computed."""
+"""late_readings_sensor: computes exactly the days again that readings have reached after they were computed.
+
+It finishes as well what an interrupted run has left half published: such a day is computed at once.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Self
@@ -11,7 +15,7 @@ from pymongo.errors import PyMongoError
 
 from meter_assets.dead_runs import end_dead_runs
 from meter_assets.jobs import late_readings_job, recompute_days
-from metering.local_days import LocalDay, late_days
+from metering.local_days import LocalDay, unsettled_days
 from metering.settings import Settings, load_settings
 from metering.store import connect, mongo_unavailable
 
@@ -52,7 +56,8 @@ class Memory:
 
     Args:
         since: since when there have been days to compute.
-        waiting: days that the check up_to_date says to wait for a decision.
+        waiting: days of which the check up_to_date has said that they wait: for a decision, or, half published, for
+            another try.
     """
 
     since: datetime
@@ -78,7 +83,8 @@ class Memory:
     minimum_interval_seconds=SECONDS_BETWEEN_TICKS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Computes days again that readings have reached after they were computed: exactly those, in one run, "
-    "once no more arrive for METERS_LATE_QUIET_SECONDS. Days whose figures have stood for longer than "
+    "once no more arrive for METERS_LATE_QUIET_SECONDS; and, at once, days that an interrupted run has left half "
+    "published. Days whose figures have stood for longer than "
     "METERS_LATE_HORIZON_DAYS wait for a decision: `meters late`. The check up_to_date warns of those.",
 )
 def late_readings_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -87,29 +93,34 @@ def late_readings_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult
     settings = load_settings()
     database = connect(settings)
     try:
-        late = late_days(database, before=datetime.now(settings.zone).date())
+        days = unsettled_days(database, before=datetime.now(settings.zone).date())
     except PyMongoError as error:
         raise mongo_unavailable(settings, error) from error
     finally:
         database.client.close()
     now = datetime.now(UTC)
     memory = Memory.of(context.cursor, now)
-    waiting = [day for day in late if day.awaits_decision(settings.late_horizon_days, now)]
-    due = [day for day in late if day not in waiting]
+    interrupted = {day.day for day in days if day.is_interrupted(now)}
+    late = [day for day in days if day.is_late and day.day not in interrupted]
+    waiting = [day.day for day in late if day.awaits_decision(settings.late_horizon_days, now)]
+    due = [day for day in days if day.day in interrupted or (day.is_late and day.day not in waiting)]
     past = _past_runs(context.instance)
-    plan = plan_run(due, past, since=memory.since, now=now, settings=settings)
+    plan = plan_run(due, past, since=memory.since, now=now, settings=settings, interrupted=interrupted)
     says = plan.says
     if waiting:
-        says += f"; {_named([day.day for day in waiting])} wait for a decision: meters late"
+        says += f"; {_named(waiting)} wait for a decision: meters late"
     # What could not be computed yet has been waiting since it was first seen.
     since = memory.since if due and not plan.days else now
     # Told by a run: of what a sensor itself says to a check, Dagster keeps one evaluation a partition, ever.
-    news = sorted(memory.waiting.symmetric_difference(day.day for day in waiting))[:TOLD_AT_ONCE]
+    unwell = {*waiting, *interrupted.difference(plan.days)}
+    news = sorted(memory.waiting.symmetric_difference(unwell))[:TOLD_AT_ONCE]
     if not plan.days and (not news or any(run.ended_at is None for run in past)):
         return dg.SensorResult(skip_reason=says, cursor=Memory(since, memory.waiting).cursor)
     context.log.info(says)
     cursor = Memory(since, memory.waiting.symmetric_difference(news)).cursor
-    return dg.SensorResult(run_requests=[request_run(plan.days, news)], cursor=cursor)
+    # The check says `publishing` of a day that this run finishes, too, until it is finished.
+    told = sorted({*news, *interrupted.intersection(plan.days)})
+    return dg.SensorResult(run_requests=[request_run(plan.days, told)], cursor=cursor)
 
 
 def request_run(days: Sequence[date], told: Sequence[date] = ()) -> dg.RunRequest:
@@ -120,16 +131,23 @@ def request_run(days: Sequence[date], told: Sequence[date] = ()) -> dg.RunReques
 
 
 def plan_run(
-    due: Sequence[LocalDay], past: Sequence[PastRun], *, since: datetime, now: datetime, settings: Settings
+    due: Sequence[LocalDay],
+    past: Sequence[PastRun],
+    *,
+    since: datetime,
+    now: datetime,
+    settings: Settings,
+    interrupted: Collection[date] = (),
 ) -> Plan:
     """Which days to compute now.
 
     Args:
-        due: late days in their order.
+        due: late days, and days that were left half published, in their order.
         past: runs of the job, the newest first.
-        since: since when there have been late days.
+        since: since when there have been such days.
         now: this moment.
         settings: how long to wait for quiet.
+        interrupted: those of the days that were left half published; they do not wait for quiet.
     """
     if any(run.ended_at is None for run in past):
         return Plan([], "a run computes late days")
@@ -137,12 +155,15 @@ def plan_run(
     days = [day for day in due if day.day not in paused]
     if not days:
         return Plan([], f"{_named(sorted(paused))} failed and wait for another try" if due else "no day is late")
-    newest = max(day.changed_at for day in days if day.changed_at)
+    newest = max((day.changed_at for day in days if day.changed_at and day.day not in interrupted), default=None)
     quiet, patience = timedelta(seconds=settings.late_quiet_seconds), timedelta(seconds=LONGEST_WAIT_SECONDS)
-    if now - newest < quiet and now - since < patience:
-        return Plan([], f"{_named([day.day for day in days])} are late, and readings still arrive")
+    if newest and now - newest < quiet and now - since < patience:
+        if not any(day.day in interrupted for day in days):
+            return Plan([], f"{_named([day.day for day in days])} are late, and readings still arrive")
+        days = [day for day in days if day.day in interrupted]
     chosen = [day.day for day in days[:DAYS_PER_RUN]]
-    return Plan(chosen, f"computing {_named(chosen)} again")
+    half = [day for day in chosen if day in interrupted]
+    return Plan(chosen, f"computing {_named(chosen)} again" + (f"; {_named(half)} were half published" if half else ""))
 
 
 def _paused(past: Sequence[PastRun], now: datetime) -> set[date]:
@@ -168,7 +189,7 @@ def _past_runs(instance: dg.DagsterInstance) -> list[PastRun]:
     records = instance.get_run_records(dg.RunsFilter(job_name=late_readings_job.name), limit=RUNS_LOOKED_AT)
     return [
         PastRun(
-            days=frozenset(date.fromisoformat(day) for day in _days_of(record.dagster_run.run_config)),
+            days=frozenset(_days_of(record.dagster_run.run_config)),
             succeeded=record.dagster_run.is_success,
             ended_at=_ended_at(record),
         )
@@ -176,8 +197,11 @@ def _past_runs(instance: dg.DagsterInstance) -> list[PastRun]:
     ]
 
 
-def _days_of(run_config: Any) -> list[str]:
-    return run_config.get("ops", {}).get(recompute_days.name, {}).get("config", {}).get("days", [])
+def _days_of(run_config: Any) -> Iterator[date]:
+    """The days of a run; what is no day was started by hand, and its run has failed."""
+    for day in run_config.get("ops", {}).get(recompute_days.name, {}).get("config", {}).get("days", []):
+        with suppress(ValueError):
+            yield date.fromisoformat(day)
 
 
 def _ended_at(record: Any) -> datetime | None:

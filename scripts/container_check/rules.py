@@ -44,6 +44,8 @@ def _of(service: dict[str, Any]) -> Iterator[str]:
         address = port.get("host_ip", "") if isinstance(port, dict) else str(port)
         if not re.match(r"127\.0\.0\.1(:|$)", address):
             yield f"port {port} is open beyond 127.0.0.1"
+    if {"dagster-webserver", "dagster_webserver", "dev"} & set(service.get("command") or []):
+        yield "serves the UI to every page of the browser: its command is not local_stack.dagster_webserver"
     if service.get("network_mode") == "host" or service.get("privileged"):
         yield "is not kept apart from its host"
     if "no-new-privileges:true" not in service.get("security_opt", []):

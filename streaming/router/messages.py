@@ -1,50 +1,80 @@
 """From a Kafka message to a judged reading and a fault event, as Spark columns.
 
-What Spark takes for a reading is what `metering.reading.parse_reading` takes for one. Checking that strictly costs
-more than judging, so the strict check is a column of its own: the fault query asks it of the few faulty readings only.
+What Spark takes for a reading is what `metering.reading.parse_reading` takes for one: the columns are derived from the
+same contract. Checking that strictly costs more than judging, so the strict check is a column of its own: the fault
+query evaluates it for the few faulty readings only.
 """
+
+from functools import reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from metering.fault_event import Severity
 from metering.faults import FaultRule, fault_details, is_faulty, with_registry
-from metering.reading import AMOUNT_LIMIT, DEVICE_ID_PATTERN, MAX_MESSAGE_BYTES, MeterType
-
-MESSAGE_SCHEMA = (
-    "device_id string, timestamp string, usage_kwh double, usage double, flow_rate double, `register` double, "
-    "schema_version int"
+from metering.fields import Field
+from metering.reading import (
+    ALL_FIELDS,
+    BEFORE,
+    EARLIEST,
+    FIELDS,
+    LONG_NUMBER_PATTERN,
+    MAX_MESSAGE_BYTES,
+    MAX_NUMBER_CHARACTERS,
+    MeterType,
 )
+
+_COLUMN_TYPES = {"string": "string", "number": "double", "integer": "bigint"}  # int would make null of a large number
+MESSAGE_SCHEMA = ", ".join(f"`{field.name}` {_COLUMN_TYPES[field.kind]}" for field in ALL_FIELDS.values())
 """What `from_json` reads of a message."""
 
 SESSION_OPTIONS = {
     "spark.sql.session.timeZone": "UTC",
     # A message that no one foresaw gives a null, and is no reading; it must not end the query.
     "spark.sql.ansi.enabled": "false",
-    "spark.sql.variant.allowDuplicateKeys": "true",  # the last one counts, as for ingest
+    "spark.sql.variant.allowDuplicateKeys": "false",  # ingest refuses a message with a repeated field
 }
-"""What these columns ask of the Spark session."""
+"""What these columns require of the Spark session."""
 
-_TIMESTAMP = r"^\d{4}-\d\d-\d\d[Tt _]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]\d\d:?\d\d)\z"
-_NUMBER = r"(BIGINT|DOUBLE|DECIMAL\(\d+,\d+\))"
-_SHAPE = (
-    rf"^OBJECT<device_id: STRING(, flow_rate: {_NUMBER})?(, register: ({_NUMBER}|VOID))?(, schema_version: BIGINT)?"
-    rf", timestamp: STRING(, usage: {_NUMBER})?(, usage_kwh: {_NUMBER})?>$"
-)
-"""A reading's fields and their JSON types as `schema_of_variant` writes them: sorted, nothing else, no text for a
-number."""
+_TEXT = r"^[ \t\n\r]*\{[\t\n\r -z|~]*\}[ \t\n\r]*\z"
+"""One flat object in ASCII, with nothing around it but JSON's own blanks: Spark's parsers ignore what follows it, and
+decode what is no UTF-8."""
 
-REGISTER_LIMIT = 1e15
+_VARIANT_TYPES = {"string": "STRING", "number": r"(BIGINT|DOUBLE|DECIMAL\(\d+,\d+\))", "integer": "BIGINT"}
+
+
+def _whole(pattern: str) -> str:
+    """A pattern of the contract for Java, whose `$` also matches before a line break at the end."""
+    return pattern.removesuffix("$") + r"\z"
+
+
+def _shape(fields: tuple[Field, ...]) -> str:
+    """A pattern of a message's fields and JSON types as `schema_of_variant` writes them: sorted by name.
+
+    Spark puts any name that is no plain word between backticks, so that no name can look like several fields.
+    """
+    parts: list[str] = []
+    for field in sorted(fields, key=lambda each: each.name):
+        kind = _VARIANT_TYPES[field.kind]
+        if field.nullable:
+            kind = f"({kind}|VOID)"
+        parts.append(f"({field.name}: {kind}(, )?){'' if field.required else '?'}")
+    return "".join(parts)
+
+
+_SHAPE = rf"^OBJECT<({'|'.join(_shape(fields) for fields in FIELDS.values())})>\z"
 
 
 def readings(messages: DataFrame) -> DataFrame:
     """Messages of the Kafka source as readings, loosely parsed: what is no JSON object has no fields. See `is_reading`.
 
+    Of a message that is too long for a reading, nothing is parsed.
+
     Returns:
         columns of reading.SPARK_SCHEMA (timestamp to the millisecond), and `timestamp_text`, `payload`
         (strings), `topic`, `partition`, `offset`.
     """
-    payload = F.col("value").cast("string")
+    payload = F.when(F.octet_length("value") <= MAX_MESSAGE_BYTES, F.col("value").cast("string"))
     parsed = messages.select(
         # All in one step: each further one would copy every reading.
         F.from_json(payload, MESSAGE_SCHEMA, {"allowNonNumericNumbers": "false"}).alias("message"),
@@ -84,30 +114,22 @@ def _instant(text: Column) -> Column:
 
 
 def is_reading() -> Column:
-    """`boolean`, never null: would ingest store this message? Asks the columns of `readings`."""
-    # Neither parser minds what follows the object; a reading has no braces but its own.
-    alone = F.col("payload").rlike(r"^\s*\{[^{}]*\}\s*$")
-    shape = F.schema_of_variant(F.try_parse_json("payload")).rlike(_SHAPE)
-    electricity = F.col("usage_kwh").isNotNull() & F.col("usage").isNull() & F.col("flow_rate").isNull()
-    water = F.col("usage_kwh").isNull() & F.col("usage").isNotNull() & F.col("flow_rate").isNotNull()
-    amounts = [F.coalesce(F.abs(name) <= AMOUNT_LIMIT, F.lit(True)) for name in ("usage_kwh", "usage", "flow_rate")]
+    """`boolean`, never null: would ingest store this message? Uses the columns of `readings`."""
+    of_field = {"device_id": "device_id", "timestamp": "timestamp_text"}
     checks = [
-        F.octet_length("payload") <= MAX_MESSAGE_BYTES,
-        F.col("device_id").rlike(DEVICE_ID_PATTERN.removesuffix("$") + r"\z"),
-        F.col("timestamp_text").rlike(_TIMESTAMP),
-        F.col("timestamp") >= F.lit("2000-01-01T00:00:00Z").cast("timestamp"),
-        F.col("timestamp") < F.lit("2100-01-01T00:00:00Z").cast("timestamp"),
-        electricity | water,
-        *amounts,
-        F.coalesce(F.abs("register") <= REGISTER_LIMIT, F.lit(True)),
-        F.coalesce(F.col("schema_version") == 1, F.lit(True)),
-        alone,
-        shape,
+        F.col("payload").rlike(_TEXT),
+        (F.length("payload") <= MAX_NUMBER_CHARACTERS) | ~F.col("payload").rlike(LONG_NUMBER_PATTERN),
+        *(_fits(field, F.col(of_field.get(field.name, field.name))) for field in ALL_FIELDS.values()),
+        (F.col("timestamp") >= F.lit(EARLIEST)) & (F.col("timestamp") < F.lit(BEFORE)),
+        F.schema_of_variant(F.try_parse_json("payload")).rlike(_SHAPE),  # which fields there are, and of which types
     ]
-    verdict = checks[0]
-    for check in checks[1:]:
-        verdict = verdict & check
-    return F.coalesce(verdict, F.lit(False))
+    return F.coalesce(reduce(Column.__and__, checks), F.lit(False))
+
+
+def _fits(field: Field, value: Column) -> Column:
+    """Is the value, if there is one, within the field's pattern or bounds?"""
+    fits = value.rlike(_whole(field.pattern)) if field.pattern else value.between(field.low, field.high)
+    return F.coalesce(fits, F.lit(True))
 
 
 def fault_messages(

@@ -1,0 +1,107 @@
+"""What users meet: wrong passwords, services that are not there, clocks that step."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from pymongo import MongoClient
+
+from faults.case import Case
+from faults.ending import recover
+from faults.inject import hold
+from faults.row import Row, Skip, row
+
+PASSWORD, WRONG = "right-and-secret", "wrong-and-secret"  # noqa: S105 - of a database that lives as long as a row
+COMMAND_SECONDS = 120
+LIBRARY = "libfaketimeMT.so.1"
+FOLDERS = ("/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime", "/usr/lib/faketime")
+
+
+def wrong_password(case: Case) -> None:
+    """Commands with a wrong password: one line each, without the password; with the right one all is taken."""
+    name = f"user_{case.database.name}"
+    with MongoClient(case.settings.mongo) as client:
+        client.admin.command("createUser", name, pwd=PASSWORD, roles=["readWriteAnyDatabase", "dbAdminAnyDatabase"])
+    case.load(days=1, rate=None).finish()
+    address = case.settings.mongo.removeprefix("mongodb://")
+    for command in (["ingest", "--until-caught-up"], ["late"], ["history", "daily_averages", "2024-03-04"]):
+        refused = case.run(
+            *command,
+            within_seconds=COMMAND_SECONDS,
+            settings=case.settings.model_copy(update={"mongo_uri": f"mongodb://{name}:{WRONG}@{address}"}),
+        )
+        _one_line(case, refused.exit_code, refused.lines, f"meters {command[0]}")
+        case.promise(not any(WRONG in line for line in refused.lines), "the line shows the password")
+    case.promise(case.database["iot-meter"].count_documents({}) == 0, "something is stored with a wrong password")
+    case.ingest(settings=case.settings.model_copy(update={"mongo_uri": f"mongodb://{name}:{PASSWORD}@{address}"}))
+    recover(case)
+
+
+def service_missing(case: Case, *, service: str) -> None:
+    """A service does not answer when commands start: one line each, which says what to do."""
+    case.load(days=1, rate=None).finish()
+    case.stack.kill(service)
+    title = {"mongo": "MongoDB", "kafka": "Kafka"}[service]
+    commands = {
+        "mongo": (["ingest"], ["late"], ["history", "daily_averages", "2024-03-04"], ["route"], ["simulate"]),
+        "kafka": (["ingest"], ["simulate"], ["route"]),
+    }
+    for command in commands[service]:
+        refused = case.run(*command, within_seconds=COMMAND_SECONDS)
+        _one_line(case, refused.exit_code, refused.lines, f"meters {command[0]}")
+        case.promise(title in refused.last_line, f"`meters {command[0]}` does not name {title}: {refused.last_line}")
+    case.stack.start_service(service)
+    case.ingest()
+    recover(case)
+
+
+def _one_line(case: Case, exit_code: int | None, lines: list[str], command: str) -> None:
+    case.promise(exit_code == 1, f"`{command}` ended with exit code {exit_code}")
+    errors = [line for line in lines if line.startswith("error: ")]
+    case.promise(len(errors) == 1 and lines[-1] in errors, f"`{command}` says more or less than one line: {lines[-3:]}")
+
+
+def clock_steps(case: Case, *, days: int) -> None:
+    """The clock of ingest's process steps under load, and steps back."""
+    library = next((Path(folder) / LIBRARY for folder in FOLDERS if (Path(folder) / LIBRARY).exists()), None)
+    if library is None:
+        raise Skip("Debian's package faketime is not installed")
+    clock = case.folder / "clock"
+    clock.write_text("+0")
+    environment = {
+        "LD_PRELOAD": os.pathsep.join(filter(None, [str(library), os.environ.get("LD_PRELOAD", "")])),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    case.load(rate=500)
+    case.ingest(environment=environment)
+    case.wait_at_work(500)
+    for step in (f"{days:+}d", "+0"):
+        clock.write_text(step)
+        hold(5)
+    recover(case)
+
+
+ONE_LINE = "Each command ends with exit code 1 and one line that says what to do; afterwards nothing is lost."
+
+
+def _row(process: str, name: str, fault: str, promise: str, run: Callable[[Case], None], *needs: str) -> Row:
+    return row(process, name, fault, promise, run, needs=needs)
+
+
+ROWS = (
+    _row("commands", "wrong-password", "a wrong password for MongoDB", f"{ONE_LINE} No line has it.", wrong_password),
+    _row("commands", "no-mongod", "MongoDB is not there", ONE_LINE, partial(service_missing, service="mongo")),
+    _row("commands", "no-broker", "Kafka is not there", ONE_LINE, partial(service_missing, service="kafka")),
+    *(
+        _row(
+            *("clock", f"{'ahead' if days > 0 else 'back'}", f"ingest's clock steps by {days:+} days, and back"),
+            "Nothing lost, nothing twice.",
+            partial(clock_steps, days=days),
+            "faketime",
+        )
+        for days in (3, -3)
+    ),
+)

@@ -1,0 +1,20 @@
+"""What `meters status` and `meters doctor` show of messages that were lost."""
+
+from contextlib import closing
+
+from pymongo.errors import PyMongoError
+
+from metering.errors import MetersError
+from metering.lost_messages import lost_counts
+from metering.settings import Settings
+from metering.store import connect
+
+
+def read_losses(settings: Settings) -> dict[str, int] | None:
+    """Messages that Kafka no longer has and a reader never read, by reader; None where MongoDB cannot be asked."""
+    try:
+        database = connect(settings)
+        with closing(database.client):
+            return lost_counts(database)
+    except (MetersError, PyMongoError):
+        return None

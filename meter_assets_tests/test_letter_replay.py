@@ -1,0 +1,466 @@
+"""Dead letters sent again: each ends as stored, taken, duplicate or refused again, and makes no second letter."""
+
+import json
+import os
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from kafka.structs import OffsetAndMetadata
+from pymongo.database import Database
+
+from meter_assets_tests.dlq_support import Office
+from meter_assets_tests.ingest_support import Pipe, electricity
+from metering.errors import MetersError
+from metering.fault_event import MAX_EVENT_BYTES
+from metering.letters import drop_letters, undo_drop
+from metering.local_days import read_day
+from metering.reading import encode_message
+from metering.settings import READINGS_TOPIC, Settings
+from metering.store import DEAD_LETTERS, FAULTS, REPLACED_READINGS
+from streaming.batch import Counts, faults_feed
+from streaming.correction import Correction, parse_assignments
+from streaming.dead_letters import dead_letter_headers
+from streaming.kafka import Headers, Sender, ensure_topics, open_consumer, partitions_of
+from streaming.replayed import replay_headers
+
+DAY = datetime(2024, 5, 1, tzinfo=UTC).date()
+BAD_USAGE = encode_message({"device_id": "em1", "timestamp": "2024-05-01T00:00:01Z", "usage_kwh": "ten"})
+ID = "2024-05-01T00:00:01Z|em1"
+
+
+@pytest.fixture
+def office(database: Settings, mongo: Database) -> Office:
+    return Office(Pipe.fresh(database), mongo)
+
+
+def check_law(office: Office, *runs: Counts) -> None:
+    """Assert that the runs' counts, MongoDB and the topic of letters are one account of all that was sent."""
+    total = Counts()
+    for counts in runs:
+        assert counts.messages == counts.stored + counts.duplicates + counts.conflicts + counts.refused
+        total.add(counts)
+    assert total.messages == len(office.pipe.sent())
+    assert total.stored - total.taken == office.pipe.stored_count()
+    assert total.dead_letters == len(office.pipe.letters()) == office.mongo[DEAD_LETTERS].count_documents({})
+    assert total.reasons == office.pipe.reasons()
+
+
+def conflict(office: Office) -> Counts:
+    """Have `em1` contradict a stored 1.5 by 9: one stored, one letter."""
+    office.pipe.send([electricity("em1", 1), electricity("em1", 1, usage_kwh=9)])
+    counts = office.pipe.ingest()
+    assert (counts.stored, counts.conflicts) == (1, 1)
+    return counts
+
+
+def test_a_corrected_letter_is_stored(office: Office):
+    office.pipe.send([("em1", BAD_USAGE)])
+    first = office.pipe.ingest()
+
+    assert office.replay(fields={"usage_kwh": 10}).sent == [office.letter()["_id"]]
+    assert office.letter()["state"] == "replaying"
+    second = office.pipe.ingest()
+
+    assert (second.messages, second.stored, second.refused) == (1, 1, 0)
+    assert office.pipe.stored()[ID]["usage_kwh"] == 10.0
+    letter = office.letter()
+    assert (letter["state"], letter["attempts"]) == ("stored", 2)
+    (attempt,) = letter["replays"]
+    assert (attempt["by"], attempt["why"], attempt["outcome"]) == ("Eva", "a test", "stored")
+    assert json.loads(attempt["correction"]) == {"set": {"usage_kwh": 10}, "unset": []}
+    assert letter["value"] == BAD_USAGE  # the letter stays what it was
+    assert office.replay().skipped[0].why == "it is stored already"
+    check_law(office, first, second)
+
+
+def test_refused_again_raises_its_attempts_and_makes_no_second_letter(office: Office):
+    bad = [("em1", BAD_USAGE), ("em1", b"garbage"), ("em1", b"x" * 5000), ("em1", None)]
+    office.pipe.send([electricity("em1", 1), electricity("em1", 1, usage_kwh=9), *bad])
+    runs = [office.pipe.ingest()]
+    assert runs[0].dead_letters == 5
+
+    for attempts in (2, 3):
+        assert len(office.replay().sent) == 5
+        runs.append(office.pipe.ingest())
+        assert (runs[-1].messages, runs[-1].refused, runs[-1].refused_again) == (5, 5, 5)
+        assert (runs[-1].dead_letters, runs[-1].conflicts) == (0, 0)
+        assert {(letter["state"], letter["attempts"]) for letter in office.letters()} == {("refused_again", attempts)}
+
+    check_law(office, *runs)
+    last = {letter["reason"]: letter["replays"][-1] for letter in office.letters()}
+    assert {reason: each["reason"] for reason, each in last.items()} == {reason: reason for reason in last}
+    assert "another payload" in last["conflict"]["message"]
+
+
+def test_a_letter_that_repeats_what_is_stored_is_settled(office: Office):
+    office.pipe.send([("em1", BAD_USAGE), electricity("em1", 1, usage_kwh=10)])
+    first = office.pipe.ingest()
+
+    office.replay(fields={"usage_kwh": 10})
+    second = office.pipe.ingest()
+
+    assert (second.duplicates, second.stored) == (1, 0)
+    assert office.letter()["state"] == "stored"
+    check_law(office, first, second)
+
+
+def test_take_replaces_the_reading_keeps_the_old_one_and_makes_the_day_late(office: Office):
+    first = conflict(office)
+    before = office.pipe.stored()[ID]
+    changes = read_day(office.mongo, DAY).changes
+
+    office.replay(take=True)
+    second = office.pipe.ingest()
+
+    assert (second.messages, second.stored, second.taken, second.dead_letters) == (1, 1, 1, 0)
+    after = office.pipe.stored()[ID]
+    assert after["usage_kwh"] == 9.0
+    letter = office.letter()
+    assert letter["state"] == "stored"
+    (replaced,) = office.mongo[REPLACED_READINGS].find()
+    assert (replaced["old"], replaced["new"], replaced["reading_id"]) == (before, after, ID)
+    assert (replaced["letter"], replaced["by"], replaced["why"]) == (letter["_id"], "Eva", "a test")
+    assert read_day(office.mongo, DAY).changes == changes + 1
+    check_law(office, first, second)
+
+
+def test_take_twice_and_read_again_replaces_once(office: Office):
+    """Two commands send it, and then all messages are read again from the beginning."""
+    conflict(office)
+    office.replay(take=True)
+    office.replay(take=True)
+
+    counts = office.pipe.ingest()
+
+    assert (counts.stored, counts.taken, counts.duplicates) == (1, 1, 1)
+    assert office.mongo[REPLACED_READINGS].count_documents({}) == 1
+    rewind(office.pipe)
+    again = office.pipe.ingest()
+    assert again.messages == 4
+    assert again.refused_again == again.taken == 0
+    assert office.mongo[REPLACED_READINGS].count_documents({}) == 1
+    assert office.pipe.stored()[ID]["usage_kwh"] == 9.0
+    assert office.letters()[0]["state"] == "stored"
+
+
+def test_what_has_replaced_a_taken_reading_stays_when_the_take_is_read_again(office: Office):
+    """Two letters for one reading, the second one taken last; once a repeated first take would have won."""
+    office.pipe.send([electricity("em1", 1), electricity("em1", 1, usage_kwh=8), electricity("em1", 1, usage_kwh=9)])
+    office.pipe.ingest()
+    by_usage = {json.loads(letter["value"])["usage_kwh"]: letter["_id"] for letter in office.letters()}
+    for usage in (8, 9):
+        office.replay(by_usage[usage], take=True)
+        assert office.pipe.ingest().taken == 1
+    # As if ingest had been killed between the replacement and the note of it in the letter.
+    forgotten = {"replays.0.outcome": None, "replays.0.judged_at_offset": None}
+    office.mongo[DEAD_LETTERS].update_one({"_id": by_usage[8]}, {"$set": forgotten})
+
+    rewind(office.pipe)
+    office.pipe.ingest()
+
+    assert office.pipe.stored()[ID]["usage_kwh"] == 9.0
+    assert office.mongo[REPLACED_READINGS].count_documents({}) == 2
+    assert {letter["state"] for letter in office.letters() if letter["_id"] in by_usage.values()} == {"stored"}
+
+
+def test_a_replay_that_was_stored_and_then_replaced_does_not_come_back_when_it_is_read_again(office: Office):
+    """It may replace readings, and had none to replace; so no note of a replacement says that its work is done."""
+    office.pipe.send([("em1", BAD_USAGE)])
+    office.pipe.ingest()
+    first = office.letter()["_id"]
+    office.replay(first, fields={"usage_kwh": 8}, take=True)
+    office.pipe.send([electricity("em1", 1, usage_kwh=9)])
+    counts = office.pipe.ingest()
+    assert (counts.stored, counts.taken, counts.conflicts) == (1, 0, 1)
+    (second,) = [letter["_id"] for letter in office.letters() if letter["_id"] != first]
+    office.replay(second, take=True)
+    assert office.pipe.ingest().taken == 1
+
+    rewind(office.pipe)
+    office.pipe.ingest()
+
+    assert office.pipe.stored()[ID]["usage_kwh"] == 9.0
+    assert office.mongo[REPLACED_READINGS].count_documents({}) == 1
+
+
+def test_a_conflict_without_take_is_refused_again(office: Office):
+    conflict(office)
+    office.replay()
+    counts = office.pipe.ingest()
+    assert (counts.refused_again, counts.taken) == (1, 0)
+    assert office.pipe.stored()[ID]["usage_kwh"] == 1.5
+    assert office.mongo[REPLACED_READINGS].count_documents({}) == 0
+
+
+@pytest.mark.parametrize("take", [False, True])
+def test_a_killed_ingest_repeats_a_replay_without_a_second_effect(office: Office, take: bool):
+    """It dies when everything is in MongoDB and nothing is committed: in place of touching the day, or of a commit."""
+    conflict(office)
+    changes = read_day(office.mongo, DAY).changes
+    office.replay(take=take)
+    # One more message in the same batch makes a day to touch, so that both kinds die there.
+    office.pipe.send([("em1", electricity("em2", 1)[1])])
+    with office.pipe.member(until_caught_up=True, die_instead_of="touch_days") as member:
+        member.process.wait(timeout=120)
+    assert member.process.returncode == -9
+    assert read_day(office.mongo, DAY).changes == changes
+    office.pipe.forget_dead_members()
+
+    counts = office.pipe.ingest()
+
+    assert counts.messages == 2
+    assert len(office.pipe.letters()) == 1
+    letter = office.letter()
+    assert (letter["state"], letter["attempts"]) == ("stored" if take else "refused_again", 2)
+    assert office.mongo[REPLACED_READINGS].count_documents({}) == int(take)
+    assert office.pipe.stored()[ID]["usage_kwh"] == (9.0 if take else 1.5)
+    assert read_day(office.mongo, DAY).changes == changes + 1
+
+
+def forge(pipe: Pipe, value: bytes, headers: Headers) -> None:
+    """Send a message with headers of the sender's choice."""
+    with Sender(pipe.settings, pipe.feed.topics[0]) as sender:
+        sender.send(value, key=b"em1", headers=headers)
+
+
+def test_headers_alone_do_nothing(office: Office):
+    """Each of these would lose a bad message or overwrite a reading, if ingest believed headers."""
+    conflict(office)
+    letter = office.letter()
+    _, contradicting = electricity("em1", 1, usage_kwh=7)
+    assert contradicting
+    forge(office.pipe, contradicting, replay_headers(letter["_id"], 1))  # no attempt is under way
+    office.pipe.ingest()
+    office.replay(letter["_id"], take=True)
+    genuine = replay_headers(letter["_id"], 1)
+    strange: list[Headers] = [
+        genuine,  # another value than the attempt's
+        replay_headers(letter["_id"], 2),
+        replay_headers("iot-meter-dlq|0|0", 1),
+        [*genuine, *genuine],
+        [("meters.replay-of", b"\xff\x00"), ("meters.replay-attempt", b"1")],
+        [("meters.replay-of", letter["_id"].encode()), ("meters.replay-attempt", b"9" * 5000)],
+        [("meters.replay-of", b"$" * 100_000), ("meters.replay-attempt", b"{}")],
+        [("meters.replay-of", letter["_id"].encode())],
+        [("meters.take", b"1")],
+    ]
+    for headers in strange:
+        forge(office.pipe, contradicting, headers)
+    _, taken = electricity("em1", 1, usage_kwh=9)
+    assert taken
+    forge(office.pipe, taken, genuine)  # a copy of the true one
+
+    counts = office.pipe.ingest()
+
+    assert (counts.messages, counts.taken, counts.duplicates) == (len(strange) + 2, 1, 1)
+    assert (counts.conflicts, counts.refused) == (len(strange), 0)
+    assert office.pipe.reasons() == {"conflict": len(strange) + 2}
+    assert office.pipe.stored()[ID]["usage_kwh"] == 9.0
+    assert office.mongo[REPLACED_READINGS].count_documents({}) == 1
+
+
+def test_an_attempt_that_waits_for_its_message_takes_no_other_one(office: Office):
+    """Kafka has not acknowledged the message, so it may still come; a forger knows the id and the number."""
+    office.pipe.send([electricity("em1", 1)])
+    office.pipe.ingest()
+    office.write((b"em1", os.urandom(2_000_000), office.headers()))
+    letter = office.letter()
+    assert len(office.replay(take=True).skipped) == 1
+    _, contradicting = electricity("em1", 1, usage_kwh=7)
+    assert contradicting
+    forge(office.pipe, contradicting, replay_headers(letter["_id"], 1))
+    forge(office.pipe, b"garbage", replay_headers(letter["_id"], 1))
+
+    counts = office.pipe.ingest()
+
+    assert (counts.taken, counts.refused_again, counts.dead_letters) == (0, 0, 2)
+    assert office.pipe.stored()[ID]["usage_kwh"] == 1.5
+
+
+def test_a_copy_of_a_refused_replay_is_a_message_of_its_own(office: Office):
+    office.pipe.send([("em1", b"garbage")])
+    office.pipe.ingest()
+    letter = office.letter()
+    office.replay()
+    forge(office.pipe, b"garbage", replay_headers(letter["_id"], 1))
+
+    counts = office.pipe.ingest()
+
+    assert (counts.refused, counts.refused_again) == (2, 1)
+    forge(office.pipe, b"garbage", replay_headers(letter["_id"], 1))
+    counts = office.pipe.ingest()
+    assert (counts.refused, counts.refused_again) == (1, 0)
+    assert len(office.letters()) == 3
+
+
+def test_a_correction_of_the_meter_changes_the_key_too(office: Office):
+    office.pipe.send([("wrong meter", encode_message({"device_id": "", "timestamp": "2024-05-01T00:00:01Z"}))])
+    office.pipe.ingest()
+    fields = parse_assignments(["device_id=em1", "usage_kwh=1.50", 'register="x"', "register=12"])
+
+    office.replay(fields=fields)
+    counts = office.pipe.ingest()
+
+    assert counts.stored == 1
+    assert office.pipe.stored()[ID]["register"] == 12.0
+    assert {record.key for record in office.pipe.sent()} == {b"wrong meter", b"em1"}
+
+
+def test_letters_that_cannot_be_sent_are_named_and_stay_as_they_are(office: Office):
+    elsewhere = dead_letter_headers(
+        reason="conflict", stage="X", error_class="X", message="x", topic="secret-topic", partition=0, offset=1
+    )
+    row = dead_letter_headers(reason="bad_row", stage="REPLAY", error_class="X", message="x")
+    office.write(
+        (b"em1", b"{}", elsewhere),
+        (b"em1", b"a;b;c", [*row, ("source", b"\x1b[2Jfile.csv:7")]),
+        (b"em1", os.urandom(2_000_000), office.headers(message="larger than Kafka takes")),
+        (b"em1", b"[" * 10_000, office.headers()),
+        (b"em1", b'{"usage_kwh": 1, "usage_kwh": NaN}', office.headers()),
+    )
+    ids = {letter["error"]["message"]: letter["_id"] for letter in office.letters()}
+
+    outcome = office.replay()
+
+    why = {each.letter: each.why for each in outcome.skipped}
+    assert len(why) == 3
+    assert "MessageSizeTooLarge" in why[ids["larger than Kafka takes"]]
+    assert sorted(each for each in why.values() if "Kafka" not in each) == [
+        "it came from no topic that ingest reads",
+        "it is a row of a file: correct the file and run meters replay on it again",
+    ]
+    assert len(outcome.sent) == 2
+    states = {letter["_id"]: letter["state"] for letter in office.letters()}
+    assert {states[each] for each in why} == {"open"}
+    assert {states[each] for each in outcome.sent} == {"replaying"}
+    assert office.pipe.ingest().refused_again == 2
+    # A large letter that was not sent is not lost sight of: the next attempt is the second one.
+    corrected = office.replay(ids["larger than Kafka takes"], fields={"a": 1})
+    assert "no JSON object" in corrected.skipped[0].why
+
+
+def test_two_who_replay_at_once_send_each_letter_once(office: Office):
+    office.write(*((b"em1", f"garbage {number}".encode(), office.headers()) for number in range(600)))
+    ids = [letter["_id"] for letter in office.letters()]
+    with ThreadPoolExecutor(2) as threads:
+        outcomes = list(threads.map(lambda _: office.replay(*ids), range(2)))
+
+    sent = [letter for outcome in outcomes for letter in outcome.sent]
+    attempts = sum(len(letter["replays"]) for letter in office.letters())
+    assert len(sent) == attempts == len(office.pipe.sent())
+    assert set(sent) == set(ids)
+    counts = office.pipe.ingest()
+    assert counts.refused == counts.refused_again == len(sent)
+    assert {letter["state"] for letter in office.letters()} == {"refused_again"}
+
+
+def test_dropped_letters_come_back(office: Office):
+    office.pipe.send([("em1", BAD_USAGE), ("em1", b"garbage")])
+    office.pipe.ingest()
+    ids = [letter["_id"] for letter in office.letters()]
+
+    assert drop_letters(office.mongo, ids, by="Eva", why="test meter") == 2
+    assert drop_letters(office.mongo, ids, by="Bob", why="again") == 0
+    dropped = office.letters()
+    assert {(each["state"], each["dropped"]["by"], each["dropped"]["why"]) for each in dropped} == {
+        ("dropped", "Eva", "test meter")
+    }
+    assert len(office.pipe.letters()) == 2  # marked, not deleted
+    assert undo_drop(office.mongo, ids[:1]) == 1
+    assert {each["_id"]: each["state"] for each in office.letters()} == {ids[0]: "open", ids[1]: "dropped"}
+    office.replay(fields={"usage_kwh": 2})
+    assert office.pipe.ingest().stored == 1
+    states = sorted(letter["state"] for letter in office.letters())
+    assert "stored" in states
+
+
+def test_a_fault_event_is_replayed_to_its_own_topic(office: Office, database: Settings):
+    """Letters of `meters ingest --faults` are on the same dead-letter topic."""
+    own = f"abnormal-{uuid.uuid4().hex[:8]}"
+    ensure_topics(database, own)
+    feed = replace(faults_feed(database), topics=(own,), group=own)
+    pipe = Pipe(database, feed, office.pipe.dead_letters_topic)
+    faults = Office(pipe, office.mongo)
+    event = {
+        "event_id": ID,
+        "device_id": "em1",
+        "timestamp": "2024-05-01T00:00:01Z",
+        "meter_type": "electricity",
+        "severity": "worst",
+        "rules": [{"id": "negative", "version": 1, "severity": "critical", "explanation": "below 0"}],
+        "payload": "{}",
+        "received_at": "2024-05-01T00:00:02Z",
+        "source": {"topic": READINGS_TOPIC, "partition": 0, "offset": 1},
+    }
+    pipe.send([("em1", json.dumps(event).encode()), ("em1", b"x" * (MAX_EVENT_BYTES + 1))])
+    assert pipe.ingest().refused == 2
+
+    ids = {letter["reason"]: letter["_id"] for letter in faults.letters()}
+    faults.replay(ids["invalid_reading"], fields={"severity": "critical"})
+    faults.replay(ids["too_large"])
+    counts = pipe.ingest()
+
+    assert (counts.stored, counts.refused_again, counts.dead_letters) == (1, 1, 0)
+    assert office.mongo[FAULTS].find_one({"_id": ID})
+    assert {letter["state"] for letter in faults.letters()} == {"stored", "refused_again"}
+
+
+def test_a_bulk_of_replays_does_not_slow_ingest_to_one_at_a_time(office: Office):
+    """5,000 corrected letters: looked up and written down in bulk."""
+    office.pipe.send(
+        (f"em{n}", encode_message({"device_id": f"em{n}", "timestamp": "2024-05-01T00:00:01Z", "usage_kwh": "x"}))
+        for n in range(5000)
+    )
+    first = office.pipe.ingest()
+    assert len(office.replay(fields={"usage_kwh": 1}).sent) == 5000
+
+    began = datetime.now(UTC)
+    second = office.pipe.ingest()
+
+    assert datetime.now(UTC) - began < timedelta(seconds=60)
+    assert second.stored == 5000
+    assert office.mongo[DEAD_LETTERS].count_documents({"state": "stored"}) == 5000
+    check_law(office, first, second)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "fields"),
+    [
+        (["a=1"], {"a": 1}),
+        (["a=1.50"], {"a": 1.5}),
+        (['a="1"'], {"a": "1"}),
+        (["a=em1"], {"a": "em1"}),
+        (["a=2024-05-01T00:00:01Z"], {"a": "2024-05-01T00:00:01Z"}),
+        (["a=null", "b=true"], {"a": None, "b": True}),
+        (["a="], {"a": ""}),
+        (["a=b=c"], {"a": "b=c"}),
+        (["$set=1", "a.b=2"], {"$set": 1, "a.b": 2}),
+        (["a=" + "[" * 100_000], {"a": "[" * 100_000}),
+    ],
+)
+def test_assignments_are_json_or_text(assignments: list[str], fields: dict[str, object]):
+    assert parse_assignments(assignments) == fields
+
+
+@pytest.mark.parametrize("assignment", ["a", "=1", "a=NaN", "a=-Infinity", "a=[Infinity]"])
+def test_what_is_no_assignment_is_one_line(assignment: str):
+    with pytest.raises(MetersError) as error:
+        parse_assignments([assignment])
+    assert "\n" not in str(error.value)
+
+
+def test_a_correction_keeps_what_it_does_not_name():
+    value = b'{"device_id":"em1","usage_kwh":1,"note":"\\ud800","x":12345678901234567890}'
+    corrected = Correction({"usage_kwh": 2}, ("note",)).apply(value)
+    assert corrected == b'{"device_id":"em1","usage_kwh":2,"x":12345678901234567890}'
+    assert Correction().apply(b"\xff") == b"\xff"
+
+
+def rewind(pipe: Pipe) -> None:
+    """Have the group read everything again, as after an offset reset."""
+    consumer = open_consumer(pipe.settings, group=pipe.feed.group)
+    consumer.commit({each: OffsetAndMetadata(0, "", -1) for each in partitions_of(consumer, *pipe.feed.topics)})
+    consumer.close()

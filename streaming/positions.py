@@ -1,0 +1,234 @@
+"""How far ingest has come on each partition: `iot.ingest_positions`, beside the group's offsets in Kafka.
+
+Kafka's offsets alone cannot tell what was lost: they may be moved, may expire, and mean nothing for a topic that was
+made again. One document per group and partition, written before the offsets are committed:
+
+    {_id: "meters-ingest|iot-meter|3", topic_id: "…", next: 1200, settled: 1100, end_seen: 1500, at: …}
+
+Offsets below `next` are stored. Offsets below `settled` are committed, too, with their dead letters: when they are read
+again, after somebody has moved the offsets back, no second dead letter is written.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from kafka.errors import UnknownTopicOrPartitionError
+from kafka.structs import OffsetAndMetadata, TopicPartition
+from pymongo import UpdateOne
+from pymongo.database import Database
+
+from metering.lost_messages import LOST_MESSAGES, Loss, LossReason, record_losses
+from metering.store import INGEST_POSITIONS
+from streaming.kafka import topic_ids
+
+
+@dataclass(frozen=True)
+class Position:
+    """What is known of one partition; see the module's docstring.
+
+    Args:
+        end_seen: where the partition ended when it was last looked at.
+    """
+
+    topic_id: str
+    next: int
+    settled: int
+    end_seen: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What Kafka has of one partition.
+
+    Args:
+        first: the oldest offset it still has.
+        end: the offset of the next message.
+        committed: the group's offset; None where there is none.
+    """
+
+    topic_id: str
+    first: int
+    end: int
+    committed: int | None
+
+
+def resume(reader: str, tp: TopicPartition, known: Position | None, kept: Kept) -> tuple[Position, list[Loss]]:
+    """Where to read on, and what can never be read.
+
+    Args:
+        reader: who reads, for the losses.
+        tp: the partition.
+        known: its document; None: this group has never read it.
+        kept: what Kafka has of it.
+    """
+
+    def loss(first: int, end: int, reason: LossReason, topic_id: str = kept.topic_id) -> list[Loss]:
+        return [Loss(reader, tp.topic, topic_id, tp.partition, first, end, reason)] if end > first else []
+
+    lost: list[Loss] = []
+    if known and known.topic_id != kept.topic_id:
+        lost += loss(known.next, known.end_seen, LossReason.TOPIC_RECREATED, known.topic_id)
+        start = settled = 0  # the group's offset, if any, is of the old topic
+    else:
+        stored, settled = (known.next, known.settled) if known else (0, 0)
+        start = kept.committed if kept.committed is not None else settled
+        if known and start > stored:
+            lost += loss(stored, start, LossReason.OFFSETS_MOVED)
+        if not known or start <= stored:
+            settled = max(settled, start)  # a commit carries its dead letters
+    if start < kept.first:
+        lost += loss(max(start, settled), kept.first, LossReason.RETENTION)
+        start = kept.first
+        settled = max(settled, start)
+    start = min(start, kept.end)  # a broker that lost its newest messages gives their offsets to others
+    return Position(kept.topic_id, start, min(settled, kept.end), kept.end), lost
+
+
+class Positions:
+    """The positions of the partitions that one member has.
+
+    Args:
+        database: where they are kept.
+        group: the consumer group.
+        reader: its name in `iot.lost_messages`.
+    """
+
+    def __init__(self, database: Database, *, group: str, reader: str) -> None:
+        self._database = database
+        self._collection = database[INGEST_POSITIONS]
+        self._group = group
+        self._reader = reader
+        self._positions: dict[TopicPartition, Position] = {}
+        self._skipped: dict[TopicPartition, list[range]] = {}
+        self.lost = 0
+        """Messages that this member has found to be lost, at most."""
+
+    def take_up(self, consumer: Any) -> list[Loss]:
+        """Have the consumer read on where its assigned partitions stand; keeps and returns what is lost.
+
+        Raises:
+            kafka.errors.KafkaError, pymongo.errors.PyMongoError: one of them does not answer.
+        """
+        assigned = sorted(consumer.assignment())
+        first, end = consumer.beginning_offsets(assigned), consumer.end_offsets(assigned)
+        ids = topic_ids(consumer, *{tp.topic for tp in assigned})
+        if missing := {tp.topic for tp in assigned} - set(ids):
+            raise UnknownTopicOrPartitionError(f"the topic {missing.pop()} is gone")
+        documents = {
+            each["_id"]: each for each in self._collection.find({"_id": {"$in": list(map(self._id, assigned))}})
+        }
+        lost: list[Loss] = []
+        positions: dict[TopicPartition, Position] = {}
+        for tp in assigned:
+            document = documents.get(self._id(tp))
+            known = (
+                Position(*(document[name] for name in ("topic_id", "next", "settled", "end_seen")))
+                if document
+                else None
+            )
+            kept = Kept(ids[tp.topic], first[tp], end[tp], consumer.committed(tp))
+            positions[tp], missed = resume(self._reader, tp, known, kept)
+            lost += missed
+        record_losses(self._database, lost)  # first: a position that is kept hides what was lost before it
+        self._positions = positions
+        self._keep(positions)
+        self._skipped = {tp: self._found_again(tp, position) for tp, position in positions.items()}
+        for tp, position in positions.items():
+            consumer.seek(tp, position.next)
+        self.lost += sum(loss.messages for loss in lost)
+        return lost
+
+    def is_of(self, consumer: Any) -> bool:
+        """Are the topics still those of the positions? A topic made again under its name has another id."""
+        topics = {tp.topic: position.topic_id for tp, position in self._positions.items()}
+        return topics.items() <= topic_ids(consumer, *topics).items() if topics else True
+
+    def is_settled(self, record: Any) -> bool:
+        """Was the message read and committed before, with its dead letter if it got one?"""
+        tp = TopicPartition(record.topic, record.partition)
+        position = self._positions.get(tp)
+        if position is None or record.offset >= position.settled:
+            return False
+        return not any(record.offset in skipped for skipped in self._skipped.get(tp, ()))
+
+    def store(self, offsets: Mapping[TopicPartition, OffsetAndMetadata], ends: Mapping[TopicPartition, int]) -> None:
+        """Keep that all below the offsets is stored; call it after the write and before the commit.
+
+        Args:
+            offsets: the next offset of each partition.
+            ends: where partitions end, as far as that is known.
+        """
+        changed = {}
+        for tp, offset in offsets.items():
+            position = self._positions[tp]
+            changed[tp] = replace(
+                position,
+                next=max(position.next, offset.offset),
+                end_seen=max(offset.offset, ends.get(tp, position.end_seen)),
+            )
+        self._keep(changed)
+        self._positions.update(changed)
+
+    def settle(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        """Note that the offsets are committed; MongoDB gets to know with the next `store`, or with `flush`."""
+        for tp, offset in offsets.items():
+            position = self._positions[tp]
+            self._positions[tp] = replace(position, settled=max(position.settled, offset.offset))
+
+    def flush(self) -> None:
+        """Keep what `settle` has noted."""
+        self._keep(self._positions)
+
+    def _id(self, tp: TopicPartition) -> str:
+        return f"{self._group}|{tp.topic}|{tp.partition}"
+
+    def _keep(self, positions: Mapping[TopicPartition, Position]) -> None:
+        now = datetime.now(UTC)
+        operations = [
+            UpdateOne({"_id": self._id(tp)}, {"$set": {**vars(position), "at": now}}, upsert=True)
+            for tp, position in positions.items()
+        ]
+        if operations:
+            self._collection.bulk_write(operations, ordered=False)
+
+    def _found_again(self, tp: TopicPartition, position: Position) -> list[range]:
+        """Ranges that a move of the offsets had skipped, and that are read after all because it was taken back.
+
+        They are lost no more.
+        """
+        lost = self._database[LOST_MESSAGES]
+        skipped = {
+            "reader": self._reader,
+            "topic": tp.topic,
+            "topic_id": position.topic_id,
+            "partition": tp.partition,
+            "first": {"$gte": position.next},
+            "reason": str(LossReason.OFFSETS_MOVED),
+        }
+        ranges = [range(each["first"], each["end"]) for each in lost.find(skipped)]
+        if ranges:
+            lost.delete_many(skipped)
+        return ranges
+
+
+def describe_losses(losses: Iterable[Loss]) -> str:
+    """One sentence about losses: how many messages, why, and where."""
+    losses = list(losses)
+    reasons = {
+        LossReason.RETENTION: "Kafka's retention removed them before they were read",
+        LossReason.TOPIC_RECREATED: "their topic was deleted and made again",
+        LossReason.OFFSETS_MOVED: "somebody moved the group's offsets forward",
+        LossReason.UNREADABLE: "they cannot be unpacked",
+    }
+    parts = []
+    for reason in dict.fromkeys(loss.reason for loss in losses):
+        of_reason = [loss for loss in losses if loss.reason == reason]
+        messages = sum(loss.messages for loss in of_reason)
+        where = ", ".join(
+            f"{loss.topic}-{loss.partition} from {loss.first} to {loss.end - 1}" for loss in of_reason[:3]
+        )
+        more = f" and {len(of_reason) - 3} more" if len(of_reason) > 3 else ""
+        parts.append(f"{messages:,} messages are lost: {reasons[reason]} ({where}{more})")
+    return "; ".join(parts)
