@@ -60,9 +60,13 @@ def _arrival(record: Any) -> datetime:
     return _from_millis(record.timestamp)
 
 
+LATEST_MILLIS = 253_402_300_799_999
+"""The end of the year 9999: where a topic has the producers' timestamps, they may say anything."""
+
+
 @lru_cache(maxsize=1024)  # what a producer sends together arrives together
 def _from_millis(millis: int) -> datetime:
-    return datetime.fromtimestamp(millis / 1000, UTC)
+    return datetime.fromtimestamp(min(max(millis, 0), LATEST_MILLIS) / 1000, UTC)
 
 
 def _now(_: Any) -> datetime:
