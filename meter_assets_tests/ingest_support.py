@@ -19,6 +19,7 @@ from kafka.admin import (
     KafkaAdminClient,
     MemberToRemove,  # pyright: ignore[reportAttributeAccessIssue] (its stubs are of kafka-python 2)
 )
+from kafka.structs import TopicPartition
 
 import streaming.ingest
 from meter_assets_tests.support import read_topic, wait_for
@@ -164,6 +165,24 @@ class Pipe:
             return sum(consumer.committed(each) or 0 for each in partitions_of(consumer, *self.feed.topics))
         finally:
             consumer.close()
+
+    def ends(self) -> dict[TopicPartition, int]:
+        """Where each partition of the source topic ends; markers count."""
+        consumer: Any = KafkaConsumer(bootstrap_servers=self.settings.kafka)
+        try:
+            return consumer.end_offsets(partitions_of(consumer, *self.feed.topics))
+        finally:
+            consumer.close()
+
+    def remove_all_but(self, left: int) -> int:
+        """Have Kafka remove all but the newest messages of each partition, as retention does; how many it was."""
+        upto = {tp: max(0, end - left) for tp, end in self.ends().items()}
+        admin: Any = KafkaAdminClient(bootstrap_servers=self.settings.kafka)
+        try:
+            admin.delete_records(upto)
+        finally:
+            admin.close()
+        return sum(upto.values())
 
     def forget_dead_members(self) -> None:
         """Have the broker do now what it does by itself when its timeouts for members and transactions are over."""

@@ -11,10 +11,12 @@ from pymongo.database import Database
 
 from alerting.abnormal_days import check_days
 from alerting.alerts import Alert, Kind, acknowledge, list_alerts, raise_alerts
+from alerting.lost_messages import check_lost_messages
 from alerting.silent import check_silence
 from meter_assets_tests.alert_support import NOW, minutes
 from meter_assets_tests.support import meters
 from metering.errors import MetersError
+from metering.lost_messages import Loss, LossReason, record_losses
 from metering.reading import MeterType
 from metering.registry import METERS, Meter, register_meters
 from metering.settings import Settings
@@ -189,3 +191,21 @@ def test_alerts_from_the_command_line(city: Database, database: Settings):
     assert (unknown.returncode, len(unknown.stderr.strip().splitlines())) == (1, 1)
     away = meters(database, "alerts", "list", METERS_MONGO_URI="mongodb://127.0.0.1:1/?replicaSet=meters")
     assert (away.returncode, len(away.stderr.strip().splitlines())) == (1, 1)
+
+
+def test_messages_that_kafka_no_longer_had_are_one_alert_if_found_together(city: Database, settings: Settings):
+    losses = [Loss("ingest", "iot-meter", "id", partition, 10, 40, LossReason.RETENTION) for partition in range(3)]
+    record_losses(city, losses)
+    record_losses(city, losses)  # found again: the same documents
+    now = datetime.now(UTC)
+
+    assert check_lost_messages(city, settings, now) == {"messages_lost": 1}
+    assert check_lost_messages(city, settings, now) == {}
+
+    (alert,) = list_alerts(city)
+    assert (alert["subject"], alert["severity"]) == ("iot-meter", "critical")
+    assert alert["text"].startswith(
+        "90 messages of iot-meter were never read by ingest: Kafka's retention removed them"
+    )
+    later = now + timedelta(hours=settings.alert_max_age_hours + 1)
+    assert check_lost_messages(city, settings, later) == {}

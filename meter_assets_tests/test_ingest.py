@@ -235,10 +235,22 @@ def test_the_command_prints_json_for_scripts(pipe: Pipe, command: typer.Typer):
         "duplicates": 1,
         "conflicts": 1,
         "refused": 1,
+        "lost_before_ingest": 0,
         "taken": 0,
         "refused_again": 0,
         "reasons": {"conflict": 1, "invalid_json": 1},
     }
+
+
+def test_the_command_names_what_kafka_no_longer_had(pipe: Pipe, command: typer.Typer):
+    pipe.send(electricity(f"em{number}", 1) for number in range(300))
+    removed = pipe.remove_all_but(10)
+
+    result = CliRunner().invoke(command, ["--until-caught-up"])
+
+    assert result.exit_code == 3
+    assert f"{removed:,} messages are lost: Kafka's retention removed them before they were read" in result.stderr
+    assert f"lost: {removed:,} messages were no longer in Kafka" in result.stderr
 
 
 def test_the_command_says_that_there_is_nothing(command: typer.Typer):

@@ -5,7 +5,6 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer
 from kafka.admin import KafkaAdminClient
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
@@ -14,7 +13,7 @@ from meter_assets_tests.support import wait_for
 from metering.lost_messages import LOST_MESSAGES, LossReason
 from metering.settings import Settings
 from metering.store import connect
-from streaming.kafka import ensure_topics, open_consumer, partitions_of
+from streaming.kafka import ensure_topics, open_consumer
 from streaming.positions import Kept, Position, resume
 
 TP = TopicPartition("iot-meter", 3)
@@ -65,19 +64,6 @@ def admin(pipe: Pipe) -> Any:
     return closing(KafkaAdminClient(bootstrap_servers=pipe.settings.kafka))
 
 
-def ends(pipe: Pipe) -> dict[TopicPartition, int]:
-    with closing(KafkaConsumer(bootstrap_servers=pipe.settings.kafka)) as consumer:
-        return consumer.end_offsets(partitions_of(consumer, *pipe.feed.topics))
-
-
-def remove_all_but(pipe: Pipe, left: int) -> int:
-    """Have Kafka remove all but the newest messages of each partition, as retention does; how many it was."""
-    upto = {tp: max(0, end - left) for tp, end in ends(pipe).items()}
-    with admin(pipe) as client:
-        client.delete_records(upto)
-    return sum(upto.values())
-
-
 @pytest.mark.parametrize("began_before", [False, True], ids=["never ran", "ran before"])
 def test_what_retention_removes_before_it_is_read_is_counted(pipe: Pipe, began_before: bool):
     before = 0
@@ -85,7 +71,7 @@ def test_what_retention_removes_before_it_is_read_is_counted(pipe: Pipe, began_b
         pipe.send(electricity(f"em{number}", 0) for number in range(50))
         before = pipe.ingest().stored
     pipe.send(electricity(f"em{number}", 1) for number in range(400))
-    removed = remove_all_but(pipe, 10) - before
+    removed = pipe.remove_all_but(10) - before
 
     counts = pipe.ingest()
 
@@ -105,7 +91,7 @@ def test_retention_that_overtakes_a_running_member_is_counted(pipe: Pipe, monkey
 
     def overtake(*_: Any) -> None:
         if not removed:
-            removed.append(remove_all_but(pipe, 10))
+            removed.append(pipe.remove_all_but(10))
 
     counts = ingest.run(until_caught_up=True, on_progress=overtake)
 
@@ -144,13 +130,13 @@ def move(pipe: Pipe, to: dict[TopicPartition, int]) -> None:
 def test_offsets_moved_to_the_end_are_a_loss_until_they_are_moved_back(pipe: Pipe):
     pipe.send(mixed(500, random.Random(1)))
     pipe.ingest()
-    start = ends(pipe)
+    start = pipe.ends()
     pipe.send(mixed(1_500, random.Random(1)))
-    move(pipe, ends(pipe))
+    move(pipe, pipe.ends())
 
     skipped = pipe.ingest()
 
-    unread = sum(ends(pipe).values()) - sum(start.values())
+    unread = sum(pipe.ends().values()) - sum(start.values())
     assert (skipped.messages, skipped.lost) == (0, unread)
     assert {each["reason"] for each in lost(pipe)} == {"offsets_moved"}
 
@@ -164,7 +150,7 @@ def test_offsets_moved_to_the_end_are_a_loss_until_they_are_moved_back(pipe: Pip
 def test_offsets_moved_back_write_no_dead_letter_twice(pipe: Pipe):
     pipe.send(mixed(2_000, random.Random(2)))
     first = pipe.ingest()
-    move(pipe, dict.fromkeys(ends(pipe), 0))
+    move(pipe, dict.fromkeys(pipe.ends(), 0))
 
     again = pipe.ingest()
 
