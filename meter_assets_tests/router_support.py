@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,20 +16,25 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
+from kafka import KafkaProducer
 from pymongo.database import Database
 
 from meter_assets_tests.support import wait_for
 from metering.city import make_city
-from metering.settings import Settings
-from metering.store import FAULTS, HEARTBEATS, connect, ensure_collections
+from metering.lost_messages import LOST_MESSAGES
+from metering.settings import READINGS_TOPIC, Settings
+from metering.store import FAULTS, HEARTBEATS, WINDOW_AGGREGATES, connect, ensure_collections
 from streaming.batch import Counts, faults_feed
 from streaming.ingest import Ingest
+from streaming.kafka import open_consumer, partitions_of
 from streaming.ledger import Ledger
 from streaming.simulate import simulate_history
 from streaming.simulation_options import SimulationOptions
 
 START_SECONDS = 300
 ROUTE_SECONDS = 150
+RECOVERY_SECONDS = 240
+"""The goal is 60 s on a machine of its own; the tests share theirs with everything that they start."""
 
 
 class Router:
@@ -36,14 +42,14 @@ class Router:
 
     def __init__(self, settings: Settings, database: Database, arguments: tuple[str, ...]) -> None:
         self._database = database
-        self._started_at = datetime.now(UTC)
+        # Read while the router runs, which appends to it; a pipe would fill up.
+        self._errors = tempfile.TemporaryFile("a+")
         self.process = subprocess.Popen(
             [Path(sys.executable).with_name("meters"), "route", *arguments],
             # As a child of a process that uses Spark Connect: what that leaves in the environment must not matter.
             env={**os.environ, **settings.environment(), "SPARK_CONNECT_MODE_ENABLED": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
         )
 
     def heartbeat(self) -> dict[str, Any]:
@@ -66,25 +72,31 @@ class Router:
         return wait_for(caught_up, START_SECONDS, "the router has caught up")
 
     def _running(self) -> dict[str, Any]:
-        assert self.process.poll() is None, self.process.communicate()[1]
+        assert self.process.poll() is None, self.log()
         beat = self.heartbeat()
         return beat if beat.get("state") == "running" else {}
 
     def stop(self) -> str:
         """End it in order; what it wrote to standard error."""
         self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=60)
-        assert self.process.returncode == 0, errors
-        return errors
+        self.process.wait(60)
+        assert self.process.returncode == 0, self.log()
+        return self.log()
+
+    def log(self) -> str:
+        """What it has written to standard error so far."""
+        self._errors.seek(0)
+        return self._errors.read()
 
     def kill(self) -> None:
         """End it as a power cut would."""
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
 
     def wait_failed(self) -> str:
         """Wait until it gives up; the line that says why."""
-        _, errors = self.process.communicate(timeout=START_SECONDS)
+        self.process.wait(START_SECONDS)
+        errors = self.log()
         assert self.process.returncode not in (0, None), errors
         lines = errors.strip().splitlines()
         assert "Traceback" not in errors, errors
@@ -149,3 +161,65 @@ class City:
             yield running
         finally:
             running.kill()
+
+
+def fault(device: str, minute: int = 0) -> bytes:
+    """A reading with the meter's own fault sign."""
+    return f'{{"device_id":"{device}","timestamp":"2024-06-01T10:{minute:02}:00Z","usage_kwh":-1}}'.encode()
+
+
+def send(city: City, *values: bytes, partition: int = 0, **options: Any) -> None:
+    """Each value as a batch of its own."""
+    producer: Any = KafkaProducer(
+        bootstrap_servers=city.settings.kafka,
+        max_request_size=2_147_000_000,
+        batch_size=2_000_000_000,
+        request_timeout_ms=120_000,
+        delivery_timeout_ms=130_000,
+        **options,
+    )
+    for value in values:
+        producer.send(READINGS_TOPIC, key=b"x", value=value, partition=partition)
+        producer.flush()
+    producer.close()
+
+
+def wait_stored(city: City, *devices: str) -> None:
+    """Wait until a fault of each device is stored, each once."""
+
+    def stored() -> bool:
+        city.store_faults()
+        return set(devices) <= set(city.database[FAULTS].distinct("device_id"))
+
+    wait_for(stored, RECOVERY_SECONDS, f"faults of {devices} are stored")
+    for device in devices:
+        assert city.database[FAULTS].count_documents({"device_id": device}) == 1
+
+
+def wait_windows(city: City, device: str, faulty: int) -> None:
+    """Wait until the device's one hour has so many faulty readings."""
+
+    def counted() -> bool:
+        found = city.database[WINDOW_AGGREGATES].find({"minutes": 60, "device_id": device})
+        return [each["faulty"] for each in found] == [faulty]
+
+    wait_for(counted, RECOVERY_SECONDS, f"the windows of {device} are complete")
+
+
+def end_of(city: City, *, partition: int) -> int:
+    """Where a partition of iot-meter ends."""
+    consumer: Any = open_consumer(city.settings, group=None)
+    try:
+        (end,) = (
+            at
+            for each, at in consumer.end_offsets(partitions_of(consumer, READINGS_TOPIC)).items()
+            if each.partition == partition
+        )
+        return end
+    finally:
+        consumer.close()
+
+
+def losses(city: City) -> list[tuple[str, int, int, int]]:
+    kept = city.database[LOST_MESSAGES].find({"reader": "router"}).sort([("partition", 1), ("first", 1)])
+    return [(each["reason"], each["partition"], each["first"], each["end"]) for each in kept]

@@ -13,6 +13,7 @@ from typing import Any
 
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import CorruptRecordError
+from kafka.record.default_records import DefaultRecordBatch
 
 from streaming.unpack import CHUNK_BYTES, CODEC_NAMES, UnpackError, unpack
 
@@ -99,6 +100,11 @@ class BoundedFetcher(Fetcher):
 def bound(consumer: Any) -> None:
     """Have the consumer, which has not fetched yet, unpack with bounds."""
     consumer._fetcher.__class__ = BoundedFetcher
+
+
+def read_batch(data: bytes) -> Iterator[Any]:
+    """The records of one batch as Kafka keeps it; what cannot be unpacked is one record whose value is a PutAside."""
+    return iter(_Batch(DefaultRecordBatch(data)))
 
 
 class _Batches:

@@ -1,7 +1,7 @@
 """Unpacks the record batches of Kafka's four codecs piece by piece, so that memory stays bounded whatever they hold.
 
 kafka-python unpacks a batch whole: one batch of a megabyte may become more than a gigabyte. What to do with a batch
-that cannot be unpacked is decided in bounded.py.
+that cannot be unpacked is decided in bounded.py for ingest, and in router/poison.py for the router.
 """
 
 import gzip
@@ -15,10 +15,10 @@ import zstandard
 
 CHUNK_BYTES = 1024 * 1024
 
-GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
+NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 """Kafka's numbers of the codecs, as a batch's attributes have them."""
 
-CODEC_NAMES = {0: "none", GZIP: "gzip", SNAPPY: "snappy", LZ4: "lz4", ZSTD: "zstd"}
+CODEC_NAMES = {NONE: "none", GZIP: "gzip", SNAPPY: "snappy", LZ4: "lz4", ZSTD: "zstd"}
 
 _XERIAL_MAGIC = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES = 16
@@ -49,6 +49,7 @@ def unpack(codec: int, data: bytes, *, largest_block: int) -> Unpacked:
         UnpackError: the codec is unknown.
     """
     openers: dict[int, Callable[[], Any]] = {
+        NONE: lambda: io.BytesIO(data),
         GZIP: lambda: gzip.GzipFile(fileobj=io.BytesIO(data)),
         SNAPPY: lambda: _Blocks(_snappy_blocks(data, largest_block)),
         LZ4: lambda: lz4.frame.LZ4FrameFile(io.BytesIO(data)),

@@ -7,11 +7,11 @@ read here, batch by batch, and handed to Spark as rows.
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from kafka.record.default_records import DefaultRecordBatch
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from metering.settings import READINGS_TOPIC, Settings
+from streaming.bounded import PutAside, read_batch
 from streaming.kafka import kafka_errors, open_consumer
 from streaming.router.aggregates import MAX_ROWS_A_BATCH
 from streaming.router.place import AGGREGATES_QUERY, Place
@@ -71,13 +71,14 @@ def _pieces(log: RawLog, partition: int, begin: int, poison: list[Poison]) -> It
     for each in poison:
         for batch in log.batches(partition, at, each.first):
             if batch.delivered and batch.data is not None:
-                for record in DefaultRecordBatch(batch.data):
-                    if at <= record.offset < each.first:
+                for record in read_batch(batch.data):
+                    # What ingest does not unpack is no reading, and is counted there.
+                    if at <= record.offset < each.first and not isinstance(record.value, PutAside):
                         rows.append((record.value, record.timestamp, READINGS_TOPIC, partition, record.offset))
+                    if len(rows) >= MAX_ROWS_A_BATCH:  # of a small batch, a billion readings may come
+                        yield Piece(partition, rows, record.offset + 1)
+                        rows = []
             at = max(at, batch.end)
-            if len(rows) >= MAX_ROWS_A_BATCH:
-                yield Piece(partition, rows, at)
-                rows = []
         at = max(at, each.end)
     yield Piece(partition, rows, at)
 

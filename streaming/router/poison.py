@@ -15,7 +15,7 @@ from kafka.record.util import calc_crc32c
 
 from metering.reading import MAX_MESSAGE_BYTES
 from streaming.router.raw_log import HEADER, RawBatch, RawLog
-from streaming.router.unpacking import UnpackError, pieces
+from streaming.unpack import CHUNK_BYTES, UnpackError, unpack
 
 RECORDS_A_POLL = 10_000
 """Readings taken from Kafka at once; some 1.5 MB. Spark asks for a partition's bounds and fetches again at every poll:
@@ -32,6 +32,9 @@ LARGEST_LIGHT_BATCH = 1 << 20
 
 LOOK_SECONDS = 20
 """How long one search may take. The next one goes on where it ended."""
+
+LARGEST_SNAPPY_BLOCK = 64 << 20
+"""A snappy block is unpacked at once; Java's producers write blocks of 32 KiB."""
 
 MOST_VARINT_BYTES = 5
 
@@ -119,8 +122,8 @@ def examine(batch: RawBatch, allowed: int = HEAVY_BYTES_A_POLL, *, thorough: boo
 def _heavy_bytes(codec: int, packed: bytes, records: int, allowed: int) -> int:
     """Bytes of heavy records; more than `allowed` as soon as that is certain."""
     begun = bytearray()
-    unpacking = pieces(codec, packed)
-    for piece in unpacking:
+    source = unpack(codec, packed, largest_block=LARGEST_SNAPPY_BLOCK)
+    while piece := source.read(CHUNK_BYTES):
         begun += piece
         if len(begun) > LARGEST_LIGHT_BATCH:
             break
@@ -144,8 +147,7 @@ def _heavy_bytes(codec: int, packed: bytes, records: int, allowed: int) -> int:
                 heavy += drop - at if missing > HEAVY_RECORD_BYTES else 0
             del begun[:drop]
             at = 0
-            piece = next(unpacking, None)
-            if piece is None:
+            if not (piece := source.read(CHUNK_BYTES)):
                 break
             begun += piece
         if heavy > allowed:

@@ -149,7 +149,7 @@ def _silence_py4j() -> None:
     """What dies is reported by us in one line; py4j would write a trace for every call that it then cannot make."""
     logging.getLogger("py4j").setLevel(logging.CRITICAL)
     logging.getLogger().addFilter(_not_of_py4j)  # some of it goes to the root logger, which has a handler from then on
-    logging.getLogger("kafka").setLevel(logging.ERROR)
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # it would log every attempt at a broker that is down
 
 
 def _not_of_py4j(record: logging.LogRecord) -> bool:
