@@ -5,7 +5,7 @@ import signal
 import time
 from datetime import date
 
-from faults.account import account, in_short, lost_places, source_of
+from faults.account import account, in_short, lost_places, source_of, sources_of
 from faults.case import POLL_SECONDS, Case
 from faults.figures import wrong_figures
 from faults.oracle import expect
@@ -198,7 +198,9 @@ def check_law(case: Case) -> None:
         case.wait(lambda: case.topics.settled(DEAD_LETTERS_TOPIC), SETTLED_SECONDS, settled)
         letters = case.topics.read(DEAD_LETTERS_TOPIC)
     lost = lost_places(case.database, history.eras, "ingest")
-    recorded = {source_of(letter) for letter in letters} | {(partition, at) for _, partition, at in lost}
+    recorded = {source for letter in letters for source in sources_of(letter)}
+    recorded |= {(partition, at) for _, partition, at in lost}
+    history.take_back(recorded)
     unrecorded = history.put_aside - recorded
     case.promise(not unrecorded, f"{len(unrecorded):,} messages that nobody can read are recorded nowhere")
     letters = [letter for letter in letters if source_of(letter) not in history.put_aside]
@@ -222,7 +224,15 @@ def _check_ledgers(case: Case) -> None:
 
 
 def _check_routed(case: Case) -> None:
-    """Every faulty reading is an event in MongoDB, and nothing else is."""
+    """Every faulty reading is an event in MongoDB, and nothing else is; what the router never had is recorded."""
+    history = case.history
+    lost = lost_places(case.database, history.eras, "router")
+    unrecorded = {place[1:] for place in history.gone} | history.put_aside
+    unrecorded -= {place[1:] for place in lost}
+    case.promise(not unrecorded, f"{len(unrecorded):,} messages that the router could not read are recorded nowhere")
+    foreign = {place for place in lost if place in history.messages} - history.gone
+    case.promise(not foreign, f"{len(foreign):,} messages are recorded as lost to the router, and could be read")
+    case.outcome.lost = max(case.outcome.lost, len(lost))
     wanted = expected_faults(case)
     done = case.run("ingest", "--faults", "--until-caught-up", "--json")
     case.promise(done.exit_code == 0, f"`{done.name}` ended with exit code {done.exit_code}: {done.last_line}")

@@ -4,13 +4,14 @@ import random
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pymongo.database import Database
 
-from faults.account import account
+from faults.account import account, sources_of
 from faults.figures import wrong_figures
+from faults.history import History
 from faults.oracle import expect, reading_of
 from faults.report import BEGIN, END, measured, table, total, write_page
 from faults.row import Outcome, Row, State, row
@@ -87,6 +88,20 @@ def test_what_is_recorded_as_lost_is_not_missing(mongo: Database):
         "doubled": 0,
         "wrong": 0,
     }
+
+
+def test_a_letter_for_a_batch_stands_for_all_its_messages_and_what_was_read_before_is_expected():
+    aside = message(7, b"raw batch")
+    whole = Message(0, 0, None, None, {**letter(0, aside).headers, "messages": b"3"}, 0)
+    assert sources_of(whole) == {(0, 7), (0, 8), (0, 9)}
+    assert sources_of(letter(0, SENT[3])) == {(0, 3)}
+    history = History(cast(Any, None))
+    history.put_aside = {(0, offset) for offset in range(5, 10)}
+    history.spoiled = {(0, 0, 5): message(5, electricity())}
+    history.take_back(sources_of(whole))
+    # 5 was readable once and is not recorded, 6 never was: nobody knows where it went.
+    assert [each.offset for each in history.sent()] == [5]
+    assert history.put_aside - sources_of(whole) == {(0, 6)}
 
 
 @pytest.mark.parametrize("kind", range(len(GARBLERS)))
