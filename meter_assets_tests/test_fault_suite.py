@@ -159,7 +159,8 @@ def test_the_page_keeps_what_people_wrote_around_the_table(tmp_path: Path):
     broken = outcome_of(state=State.BROKEN, wrong=["a|b is not stored"], missing=1)
     totals = total([held, broken], 60)
     assert not totals.good
-    write_page(table([held, broken], totals, seed=3), page)
+    unrun = Row("mongod-full", "mongod", "its disk is full", "It is named.", lambda case: None)
+    write_page(table([held, broken], totals, seed=3, rows=[held.row, unrun]), page)
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
@@ -167,6 +168,8 @@ def test_the_page_keeps_what_people_wrote_around_the_table(tmp_path: Path):
     assert "10 = 7 + 1 + 2 + 0; recovered in 1.2 s" in text
     assert "**broken**: a\\|b is not stored" in text
     assert "2 cases: 1 held, 1 broken, 0 skipped" in text
+    assert "| `mongod-full` | mongod: its disk is full | It is named. | not run |" in text
+    assert text.count("not run") == 1
 
 
 @pytest.mark.timeout(600)
