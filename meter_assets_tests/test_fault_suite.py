@@ -17,7 +17,7 @@ from faults.report import BEGIN, END, measured, table, total, write_page
 from faults.row import Outcome, Row, State, row
 from faults.schedule import DEEDS, ROUND_SECONDS, draw
 from faults.suite import chosen_rows, missing, run_rows
-from faults.table import ROWS
+from faults.table import ROWS, VARIANTS
 from faults.topics import Message
 from metering.reading import encode_message
 from streaming.batch import READINGS_FEED
@@ -136,6 +136,7 @@ def test_the_table_has_a_row_for_each_case_and_each_its_own_name():
     assert len({row.id for row in ROWS}) == len(ROWS) >= 60
     assert len(chosen_rows()) >= 60
     assert set(chosen_rows()) < set(chosen_rows(full=True)) == set(ROWS)
+    assert {row.id for row in ROWS} >= VARIANTS
     assert all(row.promise.endswith(".") for row in ROWS)
 
 
