@@ -28,7 +28,7 @@ START_SECONDS = 20
 def run_row(case: Case) -> Outcome:
     """Break, recover, check; the outcome says how it went, also when the row itself came to no end."""
     started = time.monotonic()
-    outcome = case.outcome
+    outcome, interrupted = case.outcome, False
     try:
         case.row.run(case)
     except Skip as skip:
@@ -37,8 +37,11 @@ def run_row(case: Case) -> Outcome:
         outcome.wrong.append(str(broken))
     except Exception as error:  # whatever it is, the rows after this one are to run
         outcome.wrong.append(f"the row did not come to its end: {type(error).__name__}: {error}")
+    except BaseException:  # Ctrl-C: the services go as well, nothing has to be put in order for another row
+        interrupted = True
+        raise
     finally:
-        case.close()
+        case.close(last=interrupted)
     outcome.seconds = round(time.monotonic() - started, 1)
     if outcome.wrong:
         outcome.state = State.BROKEN
