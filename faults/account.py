@@ -88,6 +88,13 @@ def source_of(letter: Message) -> tuple[int, int]:
     return partition, offset
 
 
+def sources_of(letter: Message) -> set[tuple[int, int]]:
+    """All that the dead letter stands for: one for a batch that cannot be unpacked stands for several messages."""
+    partition, first = source_of(letter)
+    count = int(letter.headers.get("messages", b"1"))
+    return {(partition, first + number) for number in range(count)}
+
+
 def _place(message: Message) -> Place:
     return message.era, message.partition, message.offset
 

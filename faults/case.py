@@ -221,8 +221,16 @@ class Case:
             self._client.close()
             self._client = None
 
-    def close(self) -> None:
-        """End whatever the row has started, and remove what it has made."""
+    def close(self, *, last: bool = False) -> None:
+        """End whatever the row has started, and remove what it has made.
+
+        Args:
+            last: is no other row to find the services in order?
+        """
+        if last:
+            for process in self.processes:
+                process.kill()
+            return
         for load in self.loads:
             load.stop()
         for process in self.processes:

@@ -5,7 +5,7 @@ import signal
 import time
 from datetime import date
 
-from faults.account import account, in_short, lost_places, source_of
+from faults.account import account, in_short, lost_places, source_of, sources_of
 from faults.case import POLL_SECONDS, Case
 from faults.figures import wrong_figures
 from faults.oracle import expect
@@ -28,7 +28,7 @@ START_SECONDS = 20
 def run_row(case: Case) -> Outcome:
     """Break, recover, check; the outcome says how it went, also when the row itself came to no end."""
     started = time.monotonic()
-    outcome = case.outcome
+    outcome, interrupted = case.outcome, False
     try:
         case.row.run(case)
     except Skip as skip:
@@ -37,8 +37,11 @@ def run_row(case: Case) -> Outcome:
         outcome.wrong.append(str(broken))
     except Exception as error:  # whatever it is, the rows after this one are to run
         outcome.wrong.append(f"the row did not come to its end: {type(error).__name__}: {error}")
+    except BaseException:  # Ctrl-C: the services go as well, nothing has to be put in order for another row
+        interrupted = True
+        raise
     finally:
-        case.close()
+        case.close(last=interrupted)
     outcome.seconds = round(time.monotonic() - started, 1)
     if outcome.wrong:
         outcome.state = State.BROKEN
@@ -198,7 +201,9 @@ def check_law(case: Case) -> None:
         case.wait(lambda: case.topics.settled(DEAD_LETTERS_TOPIC), SETTLED_SECONDS, settled)
         letters = case.topics.read(DEAD_LETTERS_TOPIC)
     lost = lost_places(case.database, history.eras, "ingest")
-    recorded = {source_of(letter) for letter in letters} | {(partition, at) for _, partition, at in lost}
+    recorded = {source for letter in letters for source in sources_of(letter)}
+    recorded |= {(partition, at) for _, partition, at in lost}
+    history.take_back(recorded)
     unrecorded = history.put_aside - recorded
     case.promise(not unrecorded, f"{len(unrecorded):,} messages that nobody can read are recorded nowhere")
     letters = [letter for letter in letters if source_of(letter) not in history.put_aside]
@@ -222,7 +227,15 @@ def _check_ledgers(case: Case) -> None:
 
 
 def _check_routed(case: Case) -> None:
-    """Every faulty reading is an event in MongoDB, and nothing else is."""
+    """Every faulty reading is an event in MongoDB, and nothing else is; what the router never had is recorded."""
+    history = case.history
+    lost = lost_places(case.database, history.eras, "router")
+    unrecorded = {place[1:] for place in history.gone} | history.put_aside
+    unrecorded -= {place[1:] for place in lost}
+    case.promise(not unrecorded, f"{len(unrecorded):,} messages that the router could not read are recorded nowhere")
+    foreign = {place for place in lost if place in history.messages} - history.gone
+    case.promise(not foreign, f"{len(foreign):,} messages are recorded as lost to the router, and could be read")
+    case.outcome.lost = max(case.outcome.lost, len(lost))
     wanted = expected_faults(case)
     done = case.run("ingest", "--faults", "--until-caught-up", "--json")
     case.promise(done.exit_code == 0, f"`{done.name}` ended with exit code {done.exit_code}: {done.last_line}")

@@ -1,6 +1,6 @@
 """Every message that ever stood on iot-meter in a row, also after Kafka no longer has it, and what nobody can read."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 
 from faults.oracle import Place
 from faults.topics import Message, Topics
@@ -18,6 +18,7 @@ class History:
         eras: the number of each id that the topic has had.
         gone: messages that Kafka removed before their reader came to them.
         put_aside: partition and offset of messages that nobody can read.
+        spoiled: what those of them said that were readable once.
     """
 
     def __init__(self, topics: Topics) -> None:
@@ -28,6 +29,7 @@ class History:
         self.eras: dict[str, int] = {}
         self.gone: set[Place] = set()
         self.put_aside: set[tuple[int, int]] = set()
+        self.spoiled: dict[Place, Message] = {}
 
     def keep(self) -> None:
         """Remember what stands on the topic now."""
@@ -55,8 +57,17 @@ class History:
         self._readable_from = self.ends()
         for number, offsets in spoiled.items():
             for at in offsets:
-                self.messages.pop((self._era, number, at), None)
+                place = (self._era, number, at)
+                if place in self.messages:
+                    self.spoiled[place] = self.messages.pop(place)
                 self.put_aside.add((number, at))
+
+    def take_back(self, recorded: Set[tuple[int, int]]) -> None:
+        """What was spoiled and is not recorded must have been read: it stood before the damage of its batch."""
+        for place, message in self.spoiled.items():
+            if place[1:] not in recorded:
+                self.messages[place] = message
+                self.put_aside.discard(place[1:])
 
     def expect_gone(self, read: Mapping[int, int], kept: Mapping[int, int]) -> int:
         """Kafka is about to lose what stands before `kept` and is not `read`; how many messages that is."""

@@ -23,8 +23,8 @@ from faults.table import ROWS
 from metering.process import bound_command
 
 LANES = (
-    (Group.INGEST, Group.CLUSTER, Group.OWN),
-    (Group.ROUTER, Group.DAYS, Group.WORKERS, Group.DAGSTER),
+    (Group.INGEST, Group.CLUSTER, Group.WORKERS, Group.OWN),
+    (Group.ROUTER, Group.DAYS, Group.DAGSTER),
 )
 """Which groups run beside each other: those that mostly wait, and those with a Spark."""
 

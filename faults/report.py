@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from faults.row import Outcome, State
+from faults.row import Outcome, Row, State
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 BEGIN, END = "<!-- meters faults: begin -->", "<!-- meters faults: end -->"
@@ -132,13 +132,23 @@ def _cell(text: str) -> str:
     return " ".join(short.replace("|", "\\|").split())
 
 
-def table(outcomes: Sequence[Outcome], totals: Totals, *, seed: int) -> str:
-    """The part of the page that a run writes: rows in the table's order, the figures of this run."""
+def table(outcomes: Sequence[Outcome], totals: Totals, *, seed: int, rows: Sequence[Row] = ()) -> str:
+    """The part of the page that a run writes: rows in the table's order, the figures of this run.
+
+    Args:
+        outcomes: of the rows that ran.
+        totals: their sums.
+        seed: of the run.
+        rows: all there are; those without an outcome are named at the end, as not run.
+    """
     here = machine()
+    done = {outcome.row.id for outcome in outcomes}
+    left_out = [row for row in rows if row.id not in done]
     lines = [
         BEGIN,
         f"Run of {datetime.now(UTC):%Y-%m-%d}, seed {seed}: {here['cores']} cores, {here['memory_gb']} GB, "
-        f"{here['system']}, Python {here['python']}, kafka-python {here['kafka-python']}, pyspark {here['pyspark']}.",
+        f"{here['system']}, Python {here['python']}, kafka-python {here['kafka-python']}, pyspark {here['pyspark']}; "
+        f"load {here['load']} at its end.",
         "",
         *sentence(totals).splitlines(),
         "",
@@ -148,6 +158,7 @@ def table(outcomes: Sequence[Outcome], totals: Totals, *, seed: int) -> str:
             f"| `{each.row.id}` | {each.row.process}: {each.row.fault} | {each.row.promise} | {measured(each)} |"
             for each in outcomes
         ),
+        *(f"| `{each.id}` | {each.process}: {each.fault} | {each.promise} | not run |" for each in left_out),
         END,
     ]
     return "\n".join(lines)

@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from faults.inject import revive
 from faults.row import Group
 from local_stack import LocalStack
 from local_stack.jars import fetch_jars
@@ -103,7 +102,5 @@ def group_stack(group: Group, *, report: Report) -> Iterator[LocalStack]:
             try:
                 yield stack
             finally:
-                with suppress(Exception):  # a service that cannot be revived is killed by the stack's end
-                    revive(stack)
                 for name in stack.services:  # its data goes anyway: no need for an orderly end
                     stack.kill(name)

@@ -4,19 +4,20 @@ import random
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pymongo.database import Database
 
-from faults.account import account
+from faults.account import account, sources_of
 from faults.figures import wrong_figures
+from faults.history import History
 from faults.oracle import expect, reading_of
 from faults.report import BEGIN, END, measured, table, total, write_page
 from faults.row import Outcome, Row, State, row
 from faults.schedule import DEEDS, ROUND_SECONDS, draw
 from faults.suite import chosen_rows, missing, run_rows
-from faults.table import ROWS
+from faults.table import ROWS, VARIANTS
 from faults.topics import Message
 from metering.reading import encode_message
 from streaming.batch import READINGS_FEED
@@ -89,6 +90,20 @@ def test_what_is_recorded_as_lost_is_not_missing(mongo: Database):
     }
 
 
+def test_a_letter_for_a_batch_stands_for_all_its_messages_and_what_was_read_before_is_expected():
+    aside = message(7, b"raw batch")
+    whole = Message(0, 0, None, None, {**letter(0, aside).headers, "messages": b"3"}, 0)
+    assert sources_of(whole) == {(0, 7), (0, 8), (0, 9)}
+    assert sources_of(letter(0, SENT[3])) == {(0, 3)}
+    history = History(cast(Any, None))
+    history.put_aside = {(0, offset) for offset in range(5, 10)}
+    history.spoiled = {(0, 0, 5): message(5, electricity())}
+    history.take_back(sources_of(whole))
+    # 5 was readable once and is not recorded, 6 never was: nobody knows where it went.
+    assert [each.offset for each in history.sent()] == [5]
+    assert history.put_aside - sources_of(whole) == {(0, 6)}
+
+
 @pytest.mark.parametrize("kind", range(len(GARBLERS)))
 def test_the_judge_refuses_what_the_simulator_garbles(kind: int):
     assert reading_of(garbled(electricity(), kind)) is None
@@ -121,6 +136,7 @@ def test_the_table_has_a_row_for_each_case_and_each_its_own_name():
     assert len({row.id for row in ROWS}) == len(ROWS) >= 60
     assert len(chosen_rows()) >= 60
     assert set(chosen_rows()) < set(chosen_rows(full=True)) == set(ROWS)
+    assert {row.id for row in ROWS} >= VARIANTS
     assert all(row.promise.endswith(".") for row in ROWS)
 
 
@@ -144,7 +160,8 @@ def test_the_page_keeps_what_people_wrote_around_the_table(tmp_path: Path):
     broken = outcome_of(state=State.BROKEN, wrong=["a|b is not stored"], missing=1)
     totals = total([held, broken], 60)
     assert not totals.good
-    write_page(table([held, broken], totals, seed=3), page)
+    unrun = Row("mongod-full", "mongod", "its disk is full", "It is named.", lambda case: None)
+    write_page(table([held, broken], totals, seed=3, rows=[held.row, unrun]), page)
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
@@ -152,6 +169,8 @@ def test_the_page_keeps_what_people_wrote_around_the_table(tmp_path: Path):
     assert "10 = 7 + 1 + 2 + 0; recovered in 1.2 s" in text
     assert "**broken**: a\\|b is not stored" in text
     assert "2 cases: 1 held, 1 broken, 0 skipped" in text
+    assert "| `mongod-full` | mongod: its disk is full | It is named. | not run |" in text
+    assert text.count("not run") == 1
 
 
 @pytest.mark.timeout(600)

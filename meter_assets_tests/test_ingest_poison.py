@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import lz4.frame
@@ -10,13 +12,16 @@ import pytest
 import snappy
 import zstandard
 from kafka import KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from kafka.record.util import calc_crc32c
 
 from meter_assets_tests.ingest_support import Pipe, electricity, header, source
+from meter_assets_tests.support import wait_for
 from metering.settings import Settings
 from streaming.bounded import MAX_RECORD_BYTES, WHOLE_BYTES, PutAside, _Batches
+from streaming.dead_letters import MAX_DEAD_LETTER_BYTES, ensure_dead_letters_topic
 from streaming.unpack import UnpackError, unpack
 
 CODECS = {"gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
@@ -195,3 +200,28 @@ def test_a_snappy_block_that_claims_too_much_is_refused_unread():
     huge = snappy.compress(b" " * (2 * MAX_RECORD_BYTES))
     with pytest.raises(UnpackError, match="a snappy block holds"):
         unpack(2, bytes(huge), largest_block=MAX_RECORD_BYTES).read(1)
+
+
+def test_a_dead_letter_topic_that_takes_too_little_is_named_and_waited_for(pipe: Pipe):
+    ensure_dead_letters_topic(pipe.settings, pipe.dead_letters_topic)
+    notices: list[str] = []
+    ingest = pipe.new_ingest(notices.append)
+    with closing(KafkaAdminClient(bootstrap_servers=pipe.settings.kafka)) as admin, ThreadPoolExecutor(1) as thread:
+        configure: Any = lambda size: admin.alter_configs(  # noqa: E731
+            [ConfigResource(ConfigResourceType.TOPIC, pipe.dead_letters_topic, {"max.message.bytes": str(size)})]
+        )
+        configure(200)
+        pipe.send([electricity("em1", 1), (None, b"garbage"), electricity("em1", 2)])
+        running = thread.submit(ingest.run)
+        try:
+            wait_for(lambda: notices or running.done(), 60, "it says so")
+            assert f"{pipe.dead_letters_topic} takes no dead letter of this size" in notices[0]
+            with pytest.raises(TimeoutError):
+                running.result(timeout=5)  # it waits
+            assert len(notices) == 1
+            configure(MAX_DEAD_LETTER_BYTES)
+            wait_for(lambda: pipe.committed() == 3 or running.done(), 60, "it goes on")
+        finally:
+            ingest.stop()
+    assert running.result().dead_letters == len(pipe.letters()) == 1
+    assert pipe.stored_count() == 2

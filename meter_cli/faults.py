@@ -30,6 +30,7 @@ def faults(
     from faults.report import PAGE, sentence, summary, table, total, write_page
     from faults.schedule import run_schedule
     from faults.suite import chosen_rows, missing, run_rows, timed
+    from faults.table import ROWS
 
     rows = chosen_rows(only or [], full=full)
     if listed:
@@ -58,7 +59,7 @@ def faults(
     else:
         out.print(sentence(totals), markup=False, soft_wrap=True)
     if write:
-        write_page(table(outcomes, totals, seed=chosen))
+        write_page(table(outcomes, totals, seed=chosen, rows=() if minutes else ROWS))
         report(f"Written: {PAGE}")
     if not totals.good:
         raise typer.Exit(1)

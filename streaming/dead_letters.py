@@ -156,7 +156,12 @@ class DeadLetterTransactions:
                 small = [
                     without_value(each) if len(each.value or b"") > SMALL_VALUE_BYTES else each for each in letters
                 ]
-                self._commit(small, offsets, membership)
+                try:
+                    self._commit(small, offsets, membership)
+                except MessageSizeTooLargeError as error:
+                    raise MessageSizeTooLargeError(
+                        f"{self._topic} takes no dead letter of this size, its max.message.bytes is too small"
+                    ) from error
         except PUT_OUT as error:
             self._discard()
             raise CommitFailedError(f"{type(error).__name__}: {error}") from error

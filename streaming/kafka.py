@@ -40,7 +40,7 @@ FLUSH_WITHIN_SECONDS = DELIVER_WITHIN_SECONDS + ANSWER_WITHIN_SECONDS
 Headers = Sequence[tuple[str, bytes]]
 
 
-LASTING_ERRORS = (AuthorizationError, SaslAuthenticationFailedError, UnsupportedVersionError, MessageSizeTooLargeError)
+LASTING_ERRORS = (AuthorizationError, SaslAuthenticationFailedError, UnsupportedVersionError)
 """What another try does not change."""
 
 
@@ -48,6 +48,9 @@ def kafka_error(settings: Settings, error: KafkaError) -> MetersError:
     """The line for an error of kafka-python."""
     if isinstance(error, (KafkaConnectionError, KafkaTimeoutError)):
         return _unavailable(settings)
+    if isinstance(error, MessageSizeTooLargeError):
+        what = str(error.args[0]) if error.args and error.args[0] else "A topic takes no message of this size"
+        return MetersError(f"Kafka at {settings.kafka}: {what}", fix="Raise the topic's max.message.bytes")
     return MetersError(
         f"Kafka at {settings.kafka} refused: {str(error) or type(error).__name__}", fix="Read the broker's log"
     )

@@ -17,6 +17,7 @@ from faults.inject import failpoint, pause_process, signal_service
 from faults.load import FIRST_DAY
 from faults.processes import Process
 from faults.row import Broken, Group, Row, row
+from faults.rows.ingest import LONGER_THAN_SESSION, LONGER_THAN_TRANSACTION
 from metering.settings import LOOPBACK
 
 START_SECONDS = 120
@@ -151,6 +152,34 @@ def daemon_paused(case: Case) -> None:
     finish_days(case, DAY)
 
 
+def part_paused(case: Case, *, part: str, seconds: float) -> None:
+    """One of the processes stopped and continued: the UI answers again, and a day is computed."""
+    _stored(case)
+    dev = _dev(case)
+    pause_process(_part(dev, part), seconds)
+    began = time.monotonic()
+    case.wait(lambda: _is_up(case, dev), BACK_SECONDS, "the UI answers and the daemon is healthy")
+    case.recovered(time.monotonic() - began)
+    case.promise(_wait_run(case, _launch(case)) == "SUCCESS", "the day's run fails")
+    finish_days(case, DAY)
+
+
+def run_worker_paused(case: Case, *, seconds: float) -> None:
+    """The worker of a day's run stopped while it publishes, for longer than MongoDB keeps its transaction."""
+    _stored(case)
+    dev = _dev(case)
+    namespace = f"{case.database.name}.daily_averages"
+    how = {"blockConnection": True, "blockTimeMS": 2_000, "namespace": namespace}
+    with failpoint(case.settings, {"times": 1}, failCommands=["insert", "update"], **how) as entered:
+        run_id = _launch(case)
+        entered(1, 120)
+        pause_process(_worker(dev, run_id), seconds)
+    began = time.monotonic()
+    case.wait(lambda: _is_published(case), DAY_SECONDS, "the day is published by the run, or by the daemon itself")
+    case.recovered(time.monotonic() - began)
+    finish_days(case, DAY)
+
+
 def run_worker_killed(case: Case, *, collection: str) -> None:
     """The worker of a day's run killed between two figures: the day is finished without anybody's help."""
     _stored(case)
@@ -250,6 +279,7 @@ def _routing(case: Case, but: int) -> dict[str, Any] | None:
 
 
 BACK = "It is back by itself, or `meters dev` ends with an error; days are computed as before."
+CONTINUED = "It answers again, and a day is computed."
 FINISHED = "The daemon finishes the day by itself within minutes; all figures are right."
 
 
@@ -263,6 +293,22 @@ ROWS: tuple[Row, ...] = (
         for part in PARTS
     ),
     _row("daemon", "pause", "SIGSTOP for 26 s with a run in its queue", "The run succeeds.", daemon_paused),
+    *(
+        _row(
+            *(
+                part.replace("-", " "),
+                "pause",
+                f"SIGSTOP for {LONGER_THAN_SESSION} s",
+                CONTINUED,
+            ),
+            partial(part_paused, part=part, seconds=LONGER_THAN_SESSION),
+        )
+        for part in ("webserver", "code-server")
+    ),
+    _row(
+        *("run worker", "pause", f"SIGSTOP for {LONGER_THAN_TRANSACTION} s while it publishes", FINISHED),
+        partial(run_worker_paused, seconds=LONGER_THAN_TRANSACTION),
+    ),
     *(
         _row(
             *("run worker", f"kill-{name}", f"SIGKILL while it publishes {collection}", FINISHED),

@@ -16,7 +16,7 @@ from faults.inject import failpoint, hold, pause_service
 from faults.load import FIRST_DAY
 from faults.processes import Process
 from faults.row import Group, Row, row
-from faults.rows.ingest import LONGER_THAN_SESSION
+from faults.rows.ingest import LONGER_THAN_SESSION, LONGER_THAN_TRANSACTION
 
 DAYS = (FIRST_DAY, FIRST_DAY + timedelta(days=1))
 HOUSEHOLDS = 5
@@ -94,6 +94,16 @@ def service_killed(case: Case, *, service: str, moment: str) -> None:
     with _standing_at(case, moment) as run:
         case.stack.kill(service)
     case.stack.start_service(service)
+    began = time.monotonic()
+    _finish(case, run)
+    case.recovered(time.monotonic() - began)
+
+
+def service_restarted(case: Case, *, service: str, moment: str) -> None:
+    """A service stopped in order while the run stands there, and started again."""
+    _prepare(case)
+    with _standing_at(case, moment) as run:
+        case.stack.restart(service)
     began = time.monotonic()
     _finish(case, run)
     case.recovered(time.monotonic() - began)
@@ -191,8 +201,8 @@ ROWS: tuple[Row, ...] = (
         )
     ),
     _row(
-        *("run", "pause", "SIGSTOP for 26 s while it publishes", RETRIED),
-        partial(run_paused, moment="averages", seconds=26),
+        *("run", "pause", f"SIGSTOP for {LONGER_THAN_TRANSACTION} s while it publishes", RETRIED),
+        partial(run_paused, moment="averages", seconds=LONGER_THAN_TRANSACTION),
     ),
     _row(
         "run",
@@ -216,12 +226,16 @@ ROWS: tuple[Row, ...] = (
         )
         for moment, words in (("begins", "begins"), ("reads", "reads"), ("averages", "publishes"))
     ),
+    _row(
+        *("Spark server", "restart", "restart while the run reads", RETRIED),
+        partial(service_restarted, service="spark", moment="reads"),
+    ),
     *(
         _row(
             *("Spark server", f"pause-{seconds}s", f"SIGSTOP for {seconds} s while the run reads", RETRIED),
             partial(service_paused, service="spark", moment="reads", seconds=seconds),
         )
-        for seconds in (LONGER_THAN_SESSION,)
+        for seconds in (LONGER_THAN_SESSION, LONGER_THAN_TRANSACTION)
     ),
     *(
         _row(
@@ -231,8 +245,8 @@ ROWS: tuple[Row, ...] = (
         for moment, words in (("reads", "reads"), ("averages", "publishes"))
     ),
     _row(
-        *("mongod", "pause", "SIGSTOP for 26 s while the run publishes", RETRIED),
-        partial(service_paused, service="mongo", moment="averages", seconds=26),
+        *("mongod", "pause", f"SIGSTOP for {LONGER_THAN_TRANSACTION} s while the run publishes", RETRIED),
+        partial(service_paused, service="mongo", moment="averages", seconds=LONGER_THAN_TRANSACTION),
     ),
     _row(
         *("mongod", "fail-commit", "failpoint: connection closed in two commits", RETRIED),

@@ -168,7 +168,7 @@ ROWS: tuple[Row, ...] = (
             f"SIGKILL {words}",
             NOTHING,
             partial(killed_at_step, step=step, moment=moment, with_letters=letters),
-            in_tests=(moment, step) == ("after", "offsets"),
+            in_tests=(moment, step) == ("after", "letter"),
         )
         for step, moment, letters, words in _STEPS
     ),
