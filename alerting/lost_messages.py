@@ -15,7 +15,7 @@ from metering.settings import Settings
 WHY = {
     "retention": "Kafka's retention removed them before they were read. Raise the topic's retention.ms, and see "
     "why the reader was down",
-    "topic_recreated": "their topic was deleted and made again",
+    "topic_recreated": "their topic was deleted and made again; what came after the reader's last look is not counted",
     "offsets_moved": "somebody moved the reader's offsets forward. Move them back to have the messages read",
     "unreadable": "they cannot be unpacked. Their offsets are in iot.lost_messages",
 }
@@ -36,11 +36,12 @@ def _together(loss: dict[str, Any]) -> tuple[str, str, str, datetime]:
 
 def _alert(reader: str, topic: str, reason: str, found_at: datetime, losses: list[dict[str, Any]]) -> Alert:
     messages = sum(each["messages"] for each in losses)
+    least = "At least " if reason == "topic_recreated" else ""
     return Alert(
         kind=Kind.MESSAGES_LOST,
         about=f"{reader}|{topic}|{reason}|{iso_utc(found_at)}",
         subject=topic,
         severity="critical",
-        text=f"{messages:,} messages of {topic} were never read by {reader}: {WHY.get(reason, reason)}",
+        text=f"{least}{messages:,} messages of {topic} were never read by {reader}: {WHY.get(reason, reason)}",
         details={"reader": reader, "reason": reason, "messages": messages, "partitions": len(losses)},
     )

@@ -37,7 +37,7 @@ OLD, NEW = "old-id", "new-id"
         (Position(NEW, 20, 20, 50), Kept(NEW, 0, 50, 0), 0, []),
         (Position(NEW, 20, 15, 50), Kept(NEW, 0, 50, None), 15, []),
         (Position(OLD, 20, 20, 50), Kept(NEW, 0, 99, 20), 0, [(20, 50, "topic_recreated")]),
-        (Position(OLD, 50, 50, 50), Kept(NEW, 0, 99, None), 0, []),
+        (Position(OLD, 50, 50, 50), Kept(NEW, 0, 99, None), 0, [(50, 50, "topic_recreated")]),
         (Position(OLD, 20, 20, 50), Kept(NEW, 7, 99, 20), 7, [(20, 50, "topic_recreated"), (0, 7, "retention")]),
         (Position(NEW, 50, 50, 50), Kept(NEW, 0, 40, 50), 40, []),
     ],

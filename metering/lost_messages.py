@@ -6,7 +6,7 @@ One document per reader, partition and range, so that the same loss, found twice
      first: 1200, end: 1700, messages: 500, reason: "retention", found_at: …}
 
 The law is produced = stored + duplicates + dead letters + lost. Counts are offsets: an upper bound where the range held
-transaction markers.
+transaction markers, a lower one for a topic that was made again.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,8 @@ class LossReason(StrEnum):
     RETENTION = "retention"
     """Kafka removed the messages before the reader came to them."""
     TOPIC_RECREATED = "topic_recreated"
-    """The topic was deleted and made again; what was unread in the old one is gone."""
+    """The topic was deleted and made again; what was unread in the old one is gone. A lower bound: what came after the
+    reader's last look at the old topic is not known."""
     OFFSETS_MOVED = "offsets_moved"
     """Somebody moved the reader's saved offsets forward."""
     UNREADABLE = "unreadable"
@@ -40,7 +41,7 @@ class Loss:
 
     Args:
         reader: `ingest`, `ingest-faults` or `router`.
-        topic_id: Kafka's id of the topic that held the range; tells a topic from one made again under its name.
+        topic_id: Kafka's id of the topic that held the range; distinguishes a topic from one made again under its name.
     """
 
     reader: str

@@ -64,12 +64,14 @@ def resume(reader: str, tp: TopicPartition, known: Position | None, kept: Kept) 
         kept: what Kafka has of it.
     """
 
-    def loss(first: int, end: int, reason: LossReason, topic_id: str = kept.topic_id) -> list[Loss]:
-        return [Loss(reader, tp.topic, topic_id, tp.partition, first, end, reason)] if end > first else []
+    def loss(first: int, end: int, reason: LossReason) -> list[Loss]:
+        return [Loss(reader, tp.topic, kept.topic_id, tp.partition, first, end, reason)] if end > first else []
 
     lost: list[Loss] = []
     if known and known.topic_id != kept.topic_id:
-        lost += loss(known.next, known.end_seen, LossReason.TOPIC_RECREATED, known.topic_id)
+        # Also where nothing was seen to wait: what came after the last look went with the topic, and nobody counted it.
+        end = max(known.next, known.end_seen)
+        lost.append(Loss(reader, tp.topic, known.topic_id, tp.partition, known.next, end, LossReason.TOPIC_RECREATED))
         start = settled = 0  # the group's offset, if any, is of the old topic
     else:
         stored, settled = (known.next, known.settled) if known else (0, 0)
@@ -218,7 +220,7 @@ def describe_losses(losses: Iterable[Loss]) -> str:
     losses = list(losses)
     reasons = {
         LossReason.RETENTION: "Kafka's retention removed them before they were read",
-        LossReason.TOPIC_RECREATED: "their topic was deleted and made again",
+        LossReason.TOPIC_RECREATED: "their topic was deleted and made again, and more may have come before that",
         LossReason.OFFSETS_MOVED: "somebody moved the group's offsets forward",
         LossReason.UNREADABLE: "they cannot be unpacked",
     }
@@ -226,9 +228,7 @@ def describe_losses(losses: Iterable[Loss]) -> str:
     for reason in dict.fromkeys(loss.reason for loss in losses):
         of_reason = [loss for loss in losses if loss.reason == reason]
         messages = sum(loss.messages for loss in of_reason)
-        where = ", ".join(
-            f"{loss.topic}-{loss.partition} from {loss.first} to {loss.end - 1}" for loss in of_reason[:3]
-        )
+        where = ", ".join(f"{loss.topic}-{loss.partition} from {loss.first} up to {loss.end}" for loss in of_reason[:3])
         more = f" and {len(of_reason) - 3} more" if len(of_reason) > 3 else ""
         parts.append(f"{messages:,} messages are lost: {reasons[reason]} ({where}{more})")
     return "; ".join(parts)
