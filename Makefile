@@ -1,7 +1,7 @@
 # Every target sets up first; that takes no time once it is done. ARGS go to the command:
 #   make test ARGS='-k kafka'
 # Tests mostly wait for servers: three processes, each with MongoDB and Kafka of its own, take less than half the time of one.
-.PHONY: setup demo test dev check bench faults
+.PHONY: setup demo test test-slow dev check bench faults
 .DEFAULT_GOAL := setup
 
 setup:
@@ -14,6 +14,10 @@ test: setup
 	@scripts/setup --browser
 	@.venv/bin/python -m local_stack.jars all > /dev/null
 	.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-slow: setup
+	@.venv/bin/python -m local_stack.jars all > /dev/null
+	.venv/bin/pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 dev: setup
 	@.venv/bin/meters dev $(ARGS)

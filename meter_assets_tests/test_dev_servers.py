@@ -44,6 +44,8 @@ SERVE = """
 import os, sys
 from local_stack.dev_servers import DevServers
 from metering.errors import MetersError
+
+pytestmark = pytest.mark.slow
 try:
     DevServers(sys.argv[1:], os.environ).run()
 except MetersError as error:

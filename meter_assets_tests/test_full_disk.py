@@ -17,6 +17,8 @@ from meter_assets_tests.support import meters, read_topic, settings_for, wait_fo
 from metering.disk import disk_of, full_disk_error, full_disk_line
 from metering.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 MOUNT = shutil.which("mount")
 
 needs_mount = pytest.mark.skipif(

@@ -18,7 +18,7 @@ from metering.store import (
     ensure_collections,
 )
 
-pytestmark = pytest.mark.timeout(900)  # the first one's time is the stack's, too
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first one's time is the stack's, too
 
 DAY = date(2024, 5, 1)
 

@@ -33,7 +33,10 @@ from metering.settings import READINGS_TOPIC
 from metering.store import FAULTS, WINDOW_AGGREGATES
 from streaming.kafka import ensure_topics
 
-pytestmark = pytest.mark.timeout(900)  # starts of Spark and of services, each with a limit of its own
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+]  # starts of Spark and of services, each with a limit of its own
 
 MIB = 1 << 20
 

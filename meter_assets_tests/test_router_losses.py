@@ -25,7 +25,10 @@ from meter_assets_tests.support import settings_for, wait_for
 from metering.settings import READINGS_TOPIC
 from streaming.kafka import ensure_topics, open_consumer, partitions_of
 
-pytestmark = pytest.mark.timeout(900)  # starts of Spark and of services, each with a limit of its own
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+]  # starts of Spark and of services, each with a limit of its own
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from metering.errors import ServiceAwayError
 from metering.settings import Settings
 from metering.store import READINGS, ensure_collections
 
-pytestmark = pytest.mark.timeout(900)  # a Spark of its own, which is started twice
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a Spark of its own, which is started twice
 
 DAY = date(2024, 5, 1)
 

@@ -19,6 +19,8 @@ from meter_assets_tests.test_alert_sensor import Daemon, use
 from metering.settings import Settings, load_settings
 from metering.store import ALERTS
 
+pytestmark = pytest.mark.slow
+
 ONLY_MONGO = {"kafka_bootstrap": "127.0.0.1:1", "spark_remote": "sc://127.0.0.1:1"}
 
 
