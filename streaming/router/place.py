@@ -23,6 +23,9 @@ from metering.settings import READINGS_TOPIC
 FAULTS_QUERY = "faults"
 AGGREGATES_QUERY = "aggregates"
 
+SHUFFLE_PARTITIONS, ROUTER_SHUFFLE_PARTITIONS = "spark.sql.shuffle.partitions", "1"
+"""A setting of the router's Spark that the checkpoints hold as well: a batch is small, and one task is enough."""
+
 TOPIC_FILE = "topic.json"
 
 Offsets = dict[int, int]
@@ -154,7 +157,10 @@ class Place:
         for file in (folder / "offsets").glob("*"):
             if file.name.isdigit() and int(file.name) > batch:
                 file.unlink()
-        state: dict[str, Any] = {"batchWatermarkMs": 0, "batchTimestampMs": int(time.time() * 1000), "conf": {}}
+        # Spark 4.2 compares this setting of a batch that was interrupted with that of the batch before it, and fails
+        # for good ("None.get") where the one before has none.
+        conf = {SHUFFLE_PARTITIONS: ROUTER_SHUFFLE_PARTITIONS}
+        state: dict[str, Any] = {"batchWatermarkMs": 0, "batchTimestampMs": int(time.time() * 1000), "conf": conf}
         source = json.dumps({READINGS_TOPIC: {str(each): offset for each, offset in at.items()}})
         _write(folder / "offsets" / str(batch), f"v1\n{json.dumps(state)}\n{source}")
         _write(folder / "commits" / str(batch), 'v1\n{"nextBatchWatermarkMs":0}')

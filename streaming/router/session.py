@@ -16,6 +16,7 @@ from metering.errors import MetersError
 from metering.settings import LOOPBACK, Settings
 from streaming.router.failures import first_line
 from streaming.router.messages import SESSION_OPTIONS
+from streaming.router.place import ROUTER_SHUFFLE_PARTITIONS, SHUFFLE_PARTITIONS
 
 LOGGING = Path(__file__).with_name("log4j2.properties")
 METRICS_SECONDS = 2
@@ -89,7 +90,7 @@ def router_session(settings: Settings, *, jars: str, partitions: int) -> Iterato
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.ui.retainedExecutions": "20",
         "spark.sql.streaming.stopTimeout": f"{STOP_SECONDS}s",
-        "spark.sql.shuffle.partitions": "1",
+        SHUFFLE_PARTITIONS: ROUTER_SHUFFLE_PARTITIONS,
         **SESSION_OPTIONS,
     }
     _silence_py4j()
