@@ -110,7 +110,7 @@ def _check_readings(result: Account, stored: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _check_letters(result: Account, written: Iterable[Message]) -> None:
-    # A topic made again counts its offsets from 0 again: the value tells the letters of one offset apart.
+    # A topic made again counts its offsets from 0 again: the value distinguishes the letters of one offset.
     wanted = Counter((place[1], place[2], value) for place, value in result.expected.letters.items())
     found = Counter((*source_of(letter), letter.value) for letter in written)
     for (partition, offset, value), count in wanted.items():

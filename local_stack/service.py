@@ -205,7 +205,7 @@ def log_tail(log: Path) -> list[str]:
 
 
 def last_meaningful_line(log: Path) -> str:
-    """The line of a log that most likely tells why its process died; empty when it holds none."""
+    """The line of a log that most likely says why its process died; empty when it holds none."""
     lines = log_tail(log)
     # Frames of a stack trace say where, not what.
     lines = [line.strip() for line in lines if line.strip() and not re.match(r"\s*(at |\.\.\. \d+ more|\})", line)]

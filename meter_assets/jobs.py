@@ -32,7 +32,7 @@ DAYS = {
 
 @dg.op(
     config_schema=DAYS,
-    description="Computes exactly these days again, which need not follow one another, and puts each in force.",
+    description="Computes exactly these days again, which need not follow one another, and publishes each.",
 )
 def recompute_days(
     context: dg.OpExecutionContext, pyspark: SparkResource, mongo: MongoResource, lake: LakeResource

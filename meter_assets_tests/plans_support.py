@@ -65,7 +65,7 @@ def recorded(database: Database) -> Iterator[list[Query]]:
 def assert_no_collection_scans(
     database: Database, workload: Callable[[], T], allowed: Collection[str] = (), *, reads: Collection[str] = ()
 ) -> T:
-    """See that no query of the workload, whoever sends it, reads a whole collection; returns what the workload does.
+    """See that no query of the workload, of any client, reads a whole collection; returns what the workload does.
 
     Args:
         database: that the workload works on; its collections must hold more than one document each to be judged.

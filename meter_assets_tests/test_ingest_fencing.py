@@ -74,7 +74,7 @@ def put_out(pipe: Pipe, member_id: str) -> None:
 def test_a_member_that_wakes_after_its_partitions_went_to_another_one(
     pipe: Pipe, moment: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """The other member does the same messages meanwhile; whoever wakes finds its generation gone."""
+    """The other member does the same messages meanwhile; the first one wakes and finds its generation gone."""
     pipe.send(mixed(3_000, random.Random(9)))
     late = pipe.new_ingest()
     seen: list[int] = []

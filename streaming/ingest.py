@@ -51,7 +51,7 @@ STUCK_SECONDS = 60
 """After so long without a message, although some are there, the member begins again with a new connection."""
 
 METADATA_SECONDS = 30
-"""How long a topic that was made again may go unnoticed, where no error tells of it."""
+"""How long a topic that was made again may go unnoticed, where no error reports it."""
 
 COLLECT_AFTER_OBJECTS = 50_000
 
