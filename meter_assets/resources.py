@@ -60,24 +60,21 @@ class SparkResource(LazyPySparkResource):
 
     spark_config: NoOptions = NoOptions()  # pyright: ignore[reportIncompatibleVariableOverride] (narrower on purpose)
     _tag: str = PrivateAttr(default_factory=lambda: f"run-{uuid.uuid4()}")
-    _remote: str = PrivateAttr(default="")
+
+    @property
+    def _remote(self) -> str:
+        return spark_settings(load_settings()).get("spark.remote", "")
 
     def _init_session(self) -> None:
         if self._spark_session is not None:
             return
-        options = spark_settings(load_settings())
-        self._remote = options.get("spark.remote", "")
         if self._remote:
             _require_answer(self._remote)
-        session: Any = spark_session_from_config(options)
+        self._spark_session = spark_session_from_config(spark_settings(load_settings()))
+        session: Any = self._spark_session
         if SHARED_SESSION in self._remote:
             session.release_session_on_close = False
             session.addTag(self._tag)
-            if _is_closed(session):
-                session.stop()
-                self._remote = self._remote.partition("/;")[0]
-                session = spark_session_from_config({**options, "spark.remote": self._remote})
-        self._spark_session = session
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Leave the session, if the run has opened one."""
@@ -102,17 +99,6 @@ class SparkResource(LazyPySparkResource):
                         session.interruptTag(self._tag)
         with suppress(PySparkException, Py4JError, RpcError, ValueError):
             session.stop()
-
-
-def _is_closed(session: Any) -> bool:
-    """Does the server refuse the session's id? Once a client has closed it, it does so until it is restarted."""
-    try:
-        session.version  # noqa: B018 (asks the server)
-    except PySparkException as error:
-        if "SESSION_CLOSED" in str(error):
-            return True
-        raise
-    return False
 
 
 def require_spark(settings: Settings) -> None:
