@@ -14,6 +14,8 @@ import pytest
 from meter_assets_tests.support import answers_http, free_ports, wait_for
 from metering.settings import LOOPBACK
 
+pytestmark = pytest.mark.slow
+
 WORKER = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -45,7 +47,6 @@ import os, sys
 from local_stack.dev_servers import DevServers
 from metering.errors import MetersError
 
-pytestmark = pytest.mark.slow
 try:
     DevServers(sys.argv[1:], os.environ).run()
 except MetersError as error:
