@@ -19,6 +19,7 @@ from pymongo.database import Database
 from pymongo.errors import PyMongoError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.connect.session import SparkSession as ConnectSession
 
 from meter_assets.failures import full_disk, is_of_spark, mongo_failure, spark_is_gone
 from meter_assets.lake import Lake, open_lake
@@ -38,6 +39,9 @@ SHARED_SESSION = "6d657465-7273-4c6f-8361-6c537461636b"
 
 Spark keeps generated code by session: in a session of its own, a run on one day spends a third of its time compiling.
 """
+
+CLOSED_SESSION = "INVALID_HANDLE.SESSION_CLOSED"
+"""Spark's name for the refusal of a session's id that a client has closed."""
 
 READ_SLICES = 4
 """Parts that a range of readings is read in, side by side; each is one cursor over a contiguous range of the keys."""
@@ -60,18 +64,25 @@ class SparkResource(LazyPySparkResource):
 
     spark_config: NoOptions = NoOptions()  # pyright: ignore[reportIncompatibleVariableOverride] (narrower on purpose)
     _tag: str = PrivateAttr(default_factory=lambda: f"run-{uuid.uuid4()}")
-
-    @property
-    def _remote(self) -> str:
-        return spark_settings(load_settings()).get("spark.remote", "")
+    _remote: str = PrivateAttr(default="")
 
     def _init_session(self) -> None:
         if self._spark_session is not None:
             return
+        options = spark_settings(load_settings())
+        self._remote = options.get("spark.remote", "")
         if self._remote:
             _require_answer(self._remote)
-        self._spark_session = spark_session_from_config(spark_settings(load_settings()))
-        session: Any = self._spark_session
+        try:
+            session: Any = spark_session_from_config(options)
+        except PySparkException as error:
+            if SHARED_SESSION not in self._remote or CLOSED_SESSION not in str(error):
+                raise
+            # Somebody has closed the shared session, and the server refuses its id until it is restarted.
+            _forget_session()
+            self._remote = self._remote.partition("/;")[0]
+            session = spark_session_from_config({**options, "spark.remote": self._remote})
+        self._spark_session = session
         if SHARED_SESSION in self._remote:
             session.release_session_on_close = False
             session.addTag(self._tag)
@@ -99,6 +110,14 @@ class SparkResource(LazyPySparkResource):
                         session.interruptTag(self._tag)
         with suppress(PySparkException, Py4JError, RpcError, ValueError):
             session.stop()
+
+
+def _forget_session() -> None:
+    """Leave the session that this process has at hand: PySpark keeps the one that it could not set up."""
+    session: Any = ConnectSession.getActiveSession()
+    if session is not None:
+        session.release_session_on_close = False
+        session.stop()
 
 
 def require_spark(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
@@ -20,8 +21,6 @@ from meter_assets_tests.support import settings_for
 from metering.errors import ServiceAwayError
 from metering.settings import Settings
 from metering.store import READINGS, ensure_collections
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a Spark of its own, which is started twice
 
 DAY = date(2024, 5, 1)
 
@@ -58,6 +57,8 @@ def stop(spark: LocalStack) -> None:
     spark.restart("spark")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # a Spark of its own, which is started twice
 @pytest.mark.parametrize("lose", [forget, kill, stop])
 def test_a_spark_that_loses_the_session_early_is_tried_again(
     city: Installation, own_spark: LocalStack, lose: Callable[[LocalStack], None]
@@ -86,16 +87,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)  # noqa: S607 - the system's
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_full_disk_of_the_lake_is_named_and_the_day_goes_on_when_there_is_room(city: Installation, small_disk: Path):
     city.choose(lake=small_disk / "lake")
     filler = small_disk / "filler"
-    with filler.open("wb") as file:
-        try:
-            while True:
-                file.write(b"x" * 4096)
-                file.flush()
-        except OSError:
-            pass
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
     with Runner(city) as runner:
         answer = runner.compute(str(DAY))
         assert not answer["success"]
