@@ -5,6 +5,7 @@ routed too.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from typing import Any, Self
 from kafka import KafkaProducer
 from pymongo.database import Database
 
-from meter_assets_tests.support import wait_for
+from local_stack import LocalStack
+from local_stack.jars import fetch_jars
+from meter_assets_tests.support import settings_for, wait_for
 from metering.city import make_city
 from metering.lost_messages import LOST_MESSAGES
 from metering.settings import READINGS_TOPIC, Settings
@@ -101,6 +104,21 @@ class Router:
         lines = errors.strip().splitlines()
         assert "Traceback" not in errors, errors
         return lines[-1]
+
+
+@contextmanager
+def own_kafka(**changes: Any) -> Iterator[LocalStack]:
+    """A broker and a MongoDB of a module's own, in a folder that goes with the block.
+
+    Args:
+        changes: settings unlike those of all tests.
+    """
+    home = Path(tempfile.mkdtemp(prefix="meters-"))
+    chosen = settings_for(home, **{"kafka_partitions": 2, "router_batch_seconds": 10, **changes})
+    fetch_jars(chosen)
+    with LocalStack(chosen, services=("mongo", "kafka")) as stack:
+        yield stack
+    shutil.rmtree(home, ignore_errors=True)
 
 
 @dataclass

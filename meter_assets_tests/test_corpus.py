@@ -1,21 +1,17 @@
 """The corpus of bad messages through a real ingest and a real router, with good neighbours on both sides of each."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from local_stack import LocalStack
-from local_stack.jars import fetch_jars
 from meter_assets_tests.corpus import CASES
 from meter_assets_tests.corpus.case import Case
 from meter_assets_tests.corpus.verdicts import by_ingest
 from meter_assets_tests.ingest_support import header, source
-from meter_assets_tests.router_support import ROUTE_SECONDS, City
-from meter_assets_tests.support import read_topic, settings_for, wait_for
+from meter_assets_tests.router_support import ROUTE_SECONDS, City, own_kafka
+from meter_assets_tests.support import read_topic, wait_for
 from metering.fault_event import parse_fault_event
 from metering.reading import encode_message
 from metering.settings import ABNORMAL_TOPIC, DEAD_LETTERS_TOPIC, READINGS_TOPIC, Settings
@@ -33,12 +29,8 @@ Origin = tuple[str, int, int]
 @pytest.fixture(scope="module")
 def own_stack() -> Iterator[LocalStack]:
     """Without unknown meters, so that a healthy reading of any meter is healthy."""
-    home = Path(tempfile.mkdtemp(prefix="meters-"))
-    chosen = settings_for(home, kafka_partitions=2, router_batch_seconds=10, unknown_meters=False)
-    fetch_jars(chosen)
-    with LocalStack(chosen, services=("mongo", "kafka")) as stack:
+    with own_kafka(unknown_meters=False) as stack:
         yield stack
-    shutil.rmtree(home, ignore_errors=True)
 
 
 def neighbour(device: str, usage_kwh: float) -> bytes:

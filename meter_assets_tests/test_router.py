@@ -2,21 +2,18 @@
 
 import random
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from kafka.admin import KafkaAdminClient
 
 from local_stack import LocalStack
-from local_stack.jars import fetch_jars
 from meter_assets.routing.decision import HEARTBEAT_SECONDS
-from meter_assets_tests.router_support import City
-from meter_assets_tests.support import read_topic, settings_for, wait_for
+from meter_assets_tests.router_support import City, own_kafka
+from meter_assets_tests.support import read_topic, wait_for
 from metering.settings import DEAD_LETTERS_TOPIC, READINGS_TOPIC
 from metering.store import LATEST_READINGS, READINGS, WINDOW_AGGREGATES
 from streaming.ingest import Ingest
@@ -27,12 +24,8 @@ pytestmark = pytest.mark.timeout(600)  # several starts of Spark and of services
 
 @pytest.fixture(scope="module")
 def own_stack() -> Iterator[LocalStack]:
-    home = Path(tempfile.mkdtemp(prefix="meters-"))
-    chosen = settings_for(home, kafka_partitions=2, router_batch_seconds=10)
-    fetch_jars(chosen)
-    with LocalStack(chosen, services=("mongo", "kafka")) as stack:
+    with own_kafka() as stack:
         yield stack
-    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture

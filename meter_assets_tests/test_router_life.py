@@ -4,11 +4,8 @@ Each test has devices of its own, and leaves the router running and caught up.
 """
 
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,7 +13,6 @@ import pytest
 from kafka import KafkaProducer
 
 from local_stack import LocalStack
-from local_stack.jars import fetch_jars
 from meter_assets_tests.router_support import (
     RECOVERY_SECONDS,
     City,
@@ -24,11 +20,12 @@ from meter_assets_tests.router_support import (
     end_of,
     fault,
     losses,
+    own_kafka,
     send,
     wait_stored,
     wait_windows,
 )
-from meter_assets_tests.support import settings_for, wait_for
+from meter_assets_tests.support import wait_for
 from metering.settings import READINGS_TOPIC
 from metering.store import FAULTS, WINDOW_AGGREGATES
 from streaming.kafka import ensure_topics
@@ -43,12 +40,8 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def own_stack() -> Iterator[LocalStack]:
-    home = Path(tempfile.mkdtemp(prefix="meters-"))
-    chosen = settings_for(home, kafka_partitions=2, router_batch_seconds=10)
-    fetch_jars(chosen)
-    with LocalStack(chosen, services=("mongo", "kafka")) as stack:
+    with own_kafka() as stack:
         yield stack
-    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

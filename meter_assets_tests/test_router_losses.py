@@ -2,7 +2,6 @@
 
 import shutil
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,17 @@ import pytest
 from kafka.admin import KafkaAdminClient
 
 from local_stack import LocalStack
-from local_stack.jars import fetch_jars
 from meter_assets_tests.router_support import (
     RECOVERY_SECONDS,
     City,
     fault,
     losses,
+    own_kafka,
     send,
     wait_stored,
     wait_windows,
 )
-from meter_assets_tests.support import settings_for, wait_for
+from meter_assets_tests.support import wait_for
 from metering.settings import READINGS_TOPIC
 from streaming.kafka import ensure_topics, open_consumer, partitions_of
 
@@ -33,12 +32,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def own_stack() -> Iterator[LocalStack]:
-    home = Path(tempfile.mkdtemp(prefix="meters-"))
-    chosen = settings_for(home, kafka_partitions=2, router_batch_seconds=10)
-    fetch_jars(chosen)
-    with LocalStack(chosen, services=("mongo", "kafka")) as stack:
+    with own_kafka() as stack:
         yield stack
-    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from kafka.record.util import calc_crc32c
 from pymongo.database import Database
 
 from local_stack import LocalStack
-from meter_assets_tests.support import settings_for, wait_for
+from meter_assets_tests.router_support import own_kafka
+from meter_assets_tests.support import wait_for
 from metering.lost_messages import LOST_MESSAGES
 from metering.settings import READINGS_TOPIC, Settings
 from metering.store import WINDOW_AGGREGATES, connect, ensure_collections
@@ -42,10 +43,8 @@ MIB = 1 << 20
 @pytest.fixture(scope="module")
 def own_stack() -> Iterator[LocalStack]:
     """A Kafka of this module's own: the topic's name is the platform's."""
-    home = Path(tempfile.mkdtemp(prefix="meters-"))
-    with LocalStack(settings_for(home, kafka_partitions=2), services=("mongo", "kafka")) as stack:
+    with own_kafka() as stack:
         yield stack
-    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture
