@@ -14,10 +14,11 @@ from metering.settings import READINGS_TOPIC, Settings
 from streaming.bounded import PutAside, read_batch
 from streaming.kafka import kafka_errors, open_consumer
 from streaming.router.aggregates import MAX_ROWS_A_BATCH
-from streaming.router.place import AGGREGATES_QUERY, Place
+from streaming.router.place import AGGREGATES_QUERY, Offsets, Place
 from streaming.router.poison import Poison
 from streaming.router.queries import Queries
 from streaming.router.raw_log import RawLog
+from streaming.router.settlement import read_bounds
 
 MESSAGE_SCHEMA = "value binary, millis long, topic string, partition int, offset long"
 
@@ -44,16 +45,27 @@ def pass_over(
     with kafka_errors(settings):
         consumer = open_consumer(settings, group=None)
         try:
+            log = RawLog(consumer, READINGS_TOPIC)
+            oldest = read_bounds(consumer).first
             for name in names:
-                _pass(name, spark, place, queries, RawLog(consumer, READINGS_TOPIC), found)
+                _pass(name, spark, place, queries, log, found, oldest)
         finally:
             consumer.close()
 
 
-def _pass(name: str, spark: SparkSession, place: Place, queries: Queries, log: RawLog, found: list[Poison]) -> None:
+def _pass(
+    name: str,
+    spark: SparkSession,
+    place: Place,
+    queries: Queries,
+    log: RawLog,
+    found: list[Poison],
+    oldest: Offsets,
+) -> None:
     position = place.position(name) or {}
     for partition in sorted({each.partition for each in found}):
-        begin = position.get(partition, 0)
+        # Retention may have passed the windows' checkpoint: Spark finds that by itself, and a reader of ours does not.
+        begin = max(position.get(partition, 0), oldest.get(partition, 0))
         poison = [each for each in found if each.partition == partition and each.end > begin]
         if not poison or (name == AGGREGATES_QUERY and poison[0].first - begin > FAR):
             continue

@@ -3,6 +3,7 @@
 import logging
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from streaming.router.messages import SESSION_OPTIONS
 from streaming.router.place import ROUTER_SHUFFLE_PARTITIONS, SHUFFLE_PARTITIONS
 
 LOGGING = Path(__file__).with_name("log4j2.properties")
+SPARK_LOG = "router-spark.log"
 METRICS_SECONDS = 2
 """How often running tasks report what they have read."""
 
@@ -84,7 +86,7 @@ def router_session(settings: Settings, *, jars: str, partitions: int) -> Iterato
         # Beside so few live objects this collector's pauses are short, and it leaves the processor to the readings.
         "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC {YOUNG} {SELDOM_COMPILED_THOROUGHLY} "
         f"{NO_LIFE_AFTER_OUT_OF_MEMORY} "
-        f"-Dlog4j2.configurationFile=file:{LOGGING} -Duser.timezone=UTC",
+        f'-Dlog4j2.configurationFile=file:{LOGGING} "-Dmeters.router.log={spark_log(settings)}" -Duser.timezone=UTC',
         "spark.executor.heartbeatInterval": f"{METRICS_SECONDS}s",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
@@ -110,6 +112,16 @@ def router_session(settings: Settings, *, jars: str, partitions: int) -> Iterato
         quiet(spark)
         with suppress(Exception):  # the JVM may be gone already
             spark.stop()
+
+
+def spark_log(settings: Settings) -> Path:
+    """Where Spark's own log is: Java's traces, which the router says in one line each."""
+    for folder in (settings.home / "logs", Path(tempfile.gettempdir())):
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder / SPARK_LOG
+    return Path(os.devnull)
 
 
 def stop_query(query: Any) -> None:

@@ -26,7 +26,7 @@ from streaming.router.place import FAULTS_QUERY, KnownTopic, Place
 from streaming.router.poison import Poison
 from streaming.router.progress import STALLED_SECONDS, Progress, QueryRows
 from streaming.router.queries import Queries
-from streaming.router.session import OUT_OF_MEMORY, discard_jvm, router_session
+from streaming.router.session import OUT_OF_MEMORY, discard_jvm, router_session, spark_log
 from streaming.router.settlement import Report, Settlement
 from streaming.router.tail import FaultTail
 
@@ -232,7 +232,8 @@ class Supervisor:
         self._progress.restarts += 1
         self._progress.problem = f"{line}: {failure.why}"
         pause = max(_pause(self._failures[name]) for name in names)
-        self._report(f"{self._progress.problem}. Starts again in {pause} s")
+        more = "" if failure.service else f". Spark's log: {spark_log(self._settings)}"
+        self._report(f"{self._progress.problem}. Starts again in {pause} s{more}")
         self._must_search |= not failure.service
         self._must_settle |= failure.damaged or FAULTS_QUERY in names
         if FAULTS_QUERY in names:
