@@ -74,7 +74,6 @@ def recover_routing(case: Case, *, restart: str = "", supervised: bool = False) 
 def recover_everything(case: Case) -> None:
     """The same for ingest and router together."""
     case.fault_ends()
-    case.tolerate_end("error: ")
     _settle_ingest(case)
     caught_up = case.outcome.caught_up_seconds
     _settle_router(case)

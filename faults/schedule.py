@@ -161,7 +161,8 @@ class _World:
             process = self._running.get(name)
             if name not in self._down and (process is None or not process.is_alive):
                 self._running[name] = self._case.router() if name == "router" else self._case.ingest()
-                self._running[name].may_end_with = "error: "
+                # Without a service a router does not begin to work, and the sensor tries again; ingest waits.
+                self._running[name].may_end_with = "does not answer" if name == "router" else ""
 
     def play(self, faults: list[Fault]) -> None:
         """Do every fault at its moment, and undo it when it is over."""
@@ -223,11 +224,14 @@ class _World:
             process.send(signal.SIGTERM)
         elif fault.deed == "kill":
             process.kill()
+        elif fault.deed == "kill-jvm":
+            for member in family:
+                if "java" in member.name():
+                    member.kill()
+            return  # it starts another one
         else:
             process.killed = True
-            wanted = [each for each in family if ("java" in each.name()) == (fault.deed == "kill-jvm")]
-            for member in wanted:
-                member.kill()
+            family[0].kill()
         self._down.add(fault.target)
 
     def _end(self, fault: Fault) -> None:
@@ -239,6 +243,6 @@ class _World:
         elif fault.deed == "pause":
             for member in self._running[fault.target].family():
                 member.resume()
-        else:
+        elif fault.target in self._down:
             self._running[fault.target].kill()  # what is left of it
             self._down.discard(fault.target)
