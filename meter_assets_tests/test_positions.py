@@ -14,7 +14,7 @@ from metering.lost_messages import LOST_MESSAGES, LossReason
 from metering.settings import Settings
 from metering.store import connect
 from streaming.kafka import ensure_topics, open_consumer
-from streaming.positions import Kept, Position, resume
+from streaming.positions import Kept, Position, Positions, resume
 
 TP = TopicPartition("iot-meter", 3)
 OLD, NEW = "old-id", "new-id"
@@ -43,8 +43,10 @@ OLD, NEW = "old-id", "new-id"
     ],
 )
 def test_where_it_reads_on(known: Position | None, kept: Kept, starts: int, lost: list[tuple[int, int, str]]):
-    position, losses = resume("ingest", TP, known, kept)
-    assert position.next == starts
+    begin, position, losses = resume("ingest", TP, known, kept)
+    assert begin == starts
+    same_log = known is not None and known.topic_id == kept.topic_id and known.next <= kept.end
+    assert position.next == (max(known.next, starts) if known and same_log else starts)
     assert [(loss.first, loss.end, str(loss.reason)) for loss in losses] == lost
     assert all(loss.topic_id == (OLD if loss.reason == LossReason.TOPIC_RECREATED else NEW) for loss in losses)
 
@@ -170,3 +172,29 @@ def test_offsets_that_expired_lose_and_repeat_nothing(pipe: Pipe):
 
     assert (counts.messages, counts.stored, counts.lost) == (50, 50, 0)
     check_nothing_lost(pipe)
+
+
+def test_a_member_that_wakes_late_takes_nothing_back(pipe: Pipe):
+    """Its partitions are another member's, which has come further: nothing that this one has stored is a loss."""
+    pipe.send(electricity("em1", second) for second in range(100))
+    everywhere, halfway = (
+        {tp: OffsetAndMetadata(end // part, "", -1) for tp, end in pipe.ends().items()} for part in (1, 2)
+    )
+    database = connect(pipe.settings)
+    members = [
+        (
+            open_consumer(pipe.settings, group=pipe.feed.group),
+            Positions(database, group=pipe.feed.group, reader="ingest"),
+        )
+        for _ in range(2)
+    ]
+    with database.client, closing(members[0][0]), closing(members[1][0]):
+        for consumer, positions in members:
+            consumer.assign(list(everywhere))
+            assert positions.take_up(consumer) == []
+        (_, sleeping), (consumer, awake) = members
+        awake.store(everywhere, {})
+        consumer.commit(everywhere)
+        sleeping.store(halfway, {})
+        assert awake.take_up(consumer) == []
+        assert lost(pipe) == []

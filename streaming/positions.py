@@ -7,9 +7,12 @@ made again. One document per group and partition, written before the offsets are
 
 Offsets below `next` are stored. Offsets below `settled` are committed, too, with their dead letters: when they are read
 again, after somebody has moved the offsets back, no second dead letter is written.
+
+Both only grow: what a member has stored stays stored. So a member that wakes late, when another one has its partitions,
+may write what it knows, and takes nothing back of what the other one has written since.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -54,8 +57,8 @@ class Kept:
     committed: int | None
 
 
-def resume(reader: str, tp: TopicPartition, known: Position | None, kept: Kept) -> tuple[Position, list[Loss]]:
-    """Where to read on, and what can never be read.
+def resume(reader: str, tp: TopicPartition, known: Position | None, kept: Kept) -> tuple[int, Position, list[Loss]]:
+    """Where to read on, what is known then, and what can never be read.
 
     Args:
         reader: who reads, for the losses.
@@ -72,7 +75,7 @@ def resume(reader: str, tp: TopicPartition, known: Position | None, kept: Kept) 
         # Also where nothing was seen to wait: what came after the last look went with the topic, and nobody counted it.
         end = max(known.next, known.end_seen)
         lost.append(Loss(reader, tp.topic, known.topic_id, tp.partition, known.next, end, LossReason.TOPIC_RECREATED))
-        start = settled = 0  # the group's offset, if any, is of the old topic
+        start = stored = settled = 0  # the group's offset, if any, is of the old topic
     else:
         stored, settled = (known.next, known.settled) if known else (0, 0)
         start = kept.committed if kept.committed is not None else settled
@@ -85,7 +88,8 @@ def resume(reader: str, tp: TopicPartition, known: Position | None, kept: Kept) 
         start = kept.first
         settled = max(settled, start)
     start = min(start, kept.end)  # a broker that lost its newest messages gives their offsets to others
-    return Position(kept.topic_id, start, min(settled, kept.end), kept.end), lost
+    stored = min(max(stored, start), kept.end)
+    return start, Position(kept.topic_id, stored, min(settled, kept.end), kept.end), lost
 
 
 class Positions:
@@ -114,31 +118,37 @@ class Positions:
             kafka.errors.KafkaError, pymongo.errors.PyMongoError: one of them does not answer.
         """
         assigned = sorted(consumer.assignment())
+        # In this order. Whoever has a partition stores its position before it commits and reads no further than the
+        # end: what this member, if it has slept, asks for first is never ahead of what it asks for next.
+        committed = {tp: consumer.committed(tp) for tp in assigned}
+        documents = {
+            each["_id"]: each for each in self._collection.find({"_id": {"$in": list(map(self._id, assigned))}})
+        }
         first, end = consumer.beginning_offsets(assigned), consumer.end_offsets(assigned)
         ids = topic_ids(consumer, *{tp.topic for tp in assigned})
         if missing := {tp.topic for tp in assigned} - set(ids):
             raise UnknownTopicOrPartitionError(f"the topic {missing.pop()} is gone")
-        documents = {
-            each["_id"]: each for each in self._collection.find({"_id": {"$in": list(map(self._id, assigned))}})
-        }
         lost: list[Loss] = []
+        begin: dict[TopicPartition, int] = {}
+        known: dict[TopicPartition, Position] = {}
         positions: dict[TopicPartition, Position] = {}
         for tp in assigned:
-            document = documents.get(self._id(tp))
-            known = (
-                Position(*(document[name] for name in ("topic_id", "next", "settled", "end_seen")))
-                if document
-                else None
-            )
-            kept = Kept(ids[tp.topic], first[tp], end[tp], consumer.committed(tp))
-            positions[tp], missed = resume(self._reader, tp, known, kept)
+            if document := documents.get(self._id(tp)):
+                known[tp] = Position(*(document[name] for name in ("topic_id", "next", "settled", "end_seen")))
+            kept = Kept(ids[tp.topic], first[tp], end[tp], committed[tp])
+            begin[tp], positions[tp], missed = resume(self._reader, tp, known.get(tp), kept)
             lost += missed
         record_losses(self._database, lost)  # first: a position that is kept hides what was lost before it
-        self._positions = positions
-        self._keep(positions)
-        self._skipped = {tp: self._found_again(tp, position) for tp, position in positions.items()}
+        self._skipped = {}
         for tp, position in positions.items():
-            consumer.seek(tp, position.next)
+            if skipped := self._found_again(tp, position.topic_id, begin[tp]):
+                self._skipped[tp] = skipped
+                positions[tp] = replace(position, next=min(position.next, *(each.start for each in skipped)))
+        self._positions = positions
+        anew = [tp for tp in assigned if tp not in known or _starts_anew(known[tp], positions[tp])]
+        self._keep(positions, anew=anew)
+        for tp in assigned:
+            consumer.seek(tp, begin[tp])
         self.lost += sum(loss.messages for loss in lost)
         return lost
 
@@ -186,16 +196,21 @@ class Positions:
     def _id(self, tp: TopicPartition) -> str:
         return f"{self._group}|{tp.topic}|{tp.partition}"
 
-    def _keep(self, positions: Mapping[TopicPartition, Position]) -> None:
+    def _keep(self, positions: Mapping[TopicPartition, Position], *, anew: Collection[TopicPartition] = ()) -> None:
         now = datetime.now(UTC)
-        operations = [
-            UpdateOne({"_id": self._id(tp)}, {"$set": {**vars(position), "at": now}}, upsert=True)
-            for tp, position in positions.items()
-        ]
+        operations = []
+        for tp, position in positions.items():
+            numbers = {"next": position.next, "settled": position.settled, "end_seen": position.end_seen}
+            if tp in anew:
+                change = {"$set": {"topic_id": position.topic_id, **numbers, "at": now}}
+                operations.append(UpdateOne({"_id": self._id(tp)}, change, upsert=True))
+            else:
+                change = {"$max": numbers, "$set": {"at": now}}
+                operations.append(UpdateOne({"_id": self._id(tp), "topic_id": position.topic_id}, change))
         if operations:
             self._collection.bulk_write(operations, ordered=False)
 
-    def _found_again(self, tp: TopicPartition, position: Position) -> list[range]:
+    def _found_again(self, tp: TopicPartition, topic_id: str, begin: int) -> list[range]:
         """Ranges that a move of the offsets had skipped, and that are read after all because it was taken back.
 
         They are lost no more.
@@ -204,15 +219,20 @@ class Positions:
         skipped = {
             "reader": self._reader,
             "topic": tp.topic,
-            "topic_id": position.topic_id,
+            "topic_id": topic_id,
             "partition": tp.partition,
-            "first": {"$gte": position.next},
+            "first": {"$gte": begin},
             "reason": str(LossReason.OFFSETS_MOVED),
         }
         ranges = [range(each["first"], each["end"]) for each in lost.find(skipped)]
         if ranges:
             lost.delete_many(skipped)
         return ranges
+
+
+def _starts_anew(known: Position, position: Position) -> bool:
+    """Is less known than before? The topic was made again, has lost its newest messages, or skipped ones are read."""
+    return known.topic_id != position.topic_id or position.next < known.next or position.settled < known.settled
 
 
 def describe_losses(losses: Iterable[Loss]) -> str:
