@@ -116,9 +116,10 @@ class Case:
             options["python"] = ("-m", "faults.steps", *trap)
         return self.meters("ingest", *arguments, "--json", **options)
 
-    def router(self, *arguments: str) -> Process:
-        """Start a router."""
-        return self.meters("route", *arguments, settings=self.settings.model_copy(update={"router_batch_seconds": 30}))
+    def router(self, *arguments: str, batch_seconds: int = 30) -> Process:
+        """Start a router that writes its checkpoint so often."""
+        changes = {"router_batch_seconds": batch_seconds}
+        return self.meters("route", *arguments, settings=self.settings.model_copy(update=changes))
 
     def tolerate_end(self, line: str) -> None:
         """Running processes may end with a line in which this pattern is found; others are started then."""
@@ -181,6 +182,16 @@ class Case:
             return self.database["heartbeats"].find_one(beat) is not None
 
         self.wait(runs, ROUTER_START_SECONDS, "the router runs")
+
+    def wait_checkpoint(self, router: Process) -> None:
+        """Wait until the router's checkpoint has what it has read by now."""
+
+        def batches() -> int:
+            beat = self.database["heartbeats"].find_one({"_id": "router", "pid": router.pid})
+            return beat["batches"] if beat else 0
+
+        goal = batches() + 2  # the next one may have begun before
+        self.wait(lambda: batches() >= goal, WORK_SECONDS, "the router has written its checkpoint")
 
     def wait_routed(self, more: int = 1) -> None:
         """Wait until so many further faults are routed."""

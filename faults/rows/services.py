@@ -190,7 +190,7 @@ ROWS: tuple[Row, ...] = (
     ),
     row(
         *("mongod", "fail-find", "failpoint: connection closed in the look-up of stored readings", GOES_ON),
-        partial(failing, failCommands=["find"], collection="iot-meter", **_CLOSED),
+        partial(failing, failCommands=["aggregate"], collection="$cmd.aggregate", **_CLOSED),
     ),
     row(
         *("mongod", "fail-days", "failpoint: connection closed in the count of changed days", GOES_ON),
