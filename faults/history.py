@@ -19,6 +19,7 @@ class History:
         gone: messages that Kafka removed before their reader came to them.
         put_aside: partition and offset of messages that nobody can read.
         spoiled: what those of them said that were readable once.
+        unseen: how many messages went with a topic before anybody had looked at them.
     """
 
     def __init__(self, topics: Topics) -> None:
@@ -30,6 +31,7 @@ class History:
         self.gone: set[Place] = set()
         self.put_aside: set[tuple[int, int]] = set()
         self.spoiled: dict[Place, Message] = {}
+        self.unseen = 0
 
     def keep(self) -> None:
         """Remember what stands on the topic now."""
@@ -78,6 +80,13 @@ class History:
         }
         self.gone |= gone
         return len(gone)
+
+    def leave_out_gone(self) -> None:
+        """What is gone was never looked at by the product: it can say that there may be more, and not how many."""
+        for place in self.gone:
+            del self.messages[place]
+        self.unseen += len(self.gone)
+        self.gone.clear()
 
     def ends(self) -> dict[int, int]:
         """Where each partition ends now."""
