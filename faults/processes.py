@@ -32,7 +32,6 @@ class Process:
         folder: where its output goes.
         python: what Python runs instead of `meters`.
         environment: further variables.
-        wrapper: a command that runs it, like faketime.
     """
 
     def __init__(
@@ -43,7 +42,6 @@ class Process:
         folder: Path,
         python: Sequence[str] = COMMAND,
         environment: Mapping[str, str] | None = None,
-        wrapper: Sequence[str] = (),
     ) -> None:
         self.name = " ".join(["meters", *arguments])
         number = len(list(folder.glob("*.err")))
@@ -51,7 +49,7 @@ class Process:
         self._out = folder / f"{number:02}-{stem}.out"
         self._err = folder / f"{number:02}-{stem}.err"
         path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")]))
-        command = [*wrapper, sys.executable, *python, *arguments]
+        command = [sys.executable, *python, *arguments]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
                 bound_command(command, signal.SIGKILL),

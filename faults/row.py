@@ -39,7 +39,7 @@ class Row:
         promise: what the product promises for it, in one sentence.
         run: breaks it, and waits for the recovery.
         group: the services that it needs.
-        needs: what else it needs: `root`, `faketime`.
+        needs: what else it needs: `root`, `cc`.
         full: is it left out of a run without --full?
         in_tests: is it quick enough for `make test`?
     """

@@ -24,7 +24,7 @@ KEEP = "METERS_FAULTS_KEEP"
 
 NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "root": (lambda: os.geteuid() == 0, "it takes root"),
-    "faketime": (lambda: shutil.which("faketime") is not None, "Debian's package faketime is not installed"),
+    "cc": (lambda: shutil.which("cc") is not None, "no C compiler is installed (Debian's package gcc)"),
 }
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from faults.case import Case
 from faults.ending import finish_days, recover, recover_routing, stop_processes
-from faults.inject import fill, hold, make_room, small_disk
+from faults.inject import fill, make_room, small_disk
 from faults.processes import Process
 from faults.row import Group, Row, row
 from faults.rows.days import DAYS, HOUSEHOLDS
 
 START_SECONDS = 180
 NOTICE_SECONDS = 60
-FULL_SECONDS = 10
+NAMED_SECONDS = {"mongo": 150, "kafka": 60}
 SHARE = {"mongo": 450, "kafka": 120}
 """Megabytes: what the store needs to start, and some more."""
 
@@ -51,10 +51,12 @@ def store_full(case: Case, *, service: str) -> None:
         case.ingest()
         case.wait_at_work(500)
         fill(folder)
-        hold(FULL_SECONDS)
+        # MongoDB writes into files that it has already, until its next checkpoint.
+        running = tuple(case.processes)
+        what = "a line of ingest or the supervisor names the disk"
+        case.wait(lambda: any(map(_says_disk, running)), NAMED_SECONDS[service], what)
         said = case.run("status")
-        lines = [*said.lines, *(line for process in case.processes for line in process.lines)]
-        case.promise(any(_names_disk(line) for line in lines), "no line of status, ingest or supervisor names the disk")
+        case.promise(_says_disk(said), f"`meters status` does not name the disk: {said.last_line}")
         make_room(folder)
         case.tolerate_end(NAMED)
         stack.may_end_with = ""
