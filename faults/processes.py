@@ -19,7 +19,9 @@ from metering.settings import Settings
 
 PROJECT = Path(__file__).parents[1]
 POLL_SECONDS = 0.05
-PROGRESS = re.compile(r"^(ingest|route): [\d,]+ (messages|readings)|^Sent |^Starting the router|^Stopped\. |^Live: ")
+PROGRESS = re.compile(
+    r"^(ingest|route): [\d,]+ (messages(?! are lost)|readings)|^Sent |^Starting the router|^Stopped\. |^Live: "
+)
 COMMAND = ("-c", "from meter_cli.main import main; main()")
 
 

@@ -250,5 +250,6 @@ def describe_losses(losses: Iterable[Loss]) -> str:
         messages = sum(loss.messages for loss in of_reason)
         where = ", ".join(f"{loss.topic}-{loss.partition} from {loss.first} up to {loss.end}" for loss in of_reason[:3])
         more = f" and {len(of_reason) - 3} more" if len(of_reason) > 3 else ""
-        parts.append(f"{messages:,} messages are lost: {reasons[reason]} ({where}{more})")
+        what = f"{messages:,} messages are lost" if messages else "Messages may be lost"
+        parts.append(f"{what}: {reasons[reason]} ({where}{more})")
     return "; ".join(parts)
