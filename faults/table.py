@@ -12,6 +12,7 @@ VARIANTS = frozenset(
         *("message-codec-gzip", "message-bomb-zstd-400"),
         *("router-kill", "router-two", "router-broker-pause", "router-mongod-kill", "router-partitions"),
         *("router-checkpoint", "run-days-kill-reads", "run-days-kill-abnormal", "run-days-two"),
+        *("run-days-kill-averages", "run-days-pause", "spark-server-days-kill-reads"),
         *("spark-server-days-kill-averages", "spark-server-days-pause-26s", "mongod-days-kill-reads"),
         *("run-worker-kill-averages", "dev-kill", "router-under-dagster-kill", "router-under-dagster-worker"),
     }

@@ -5,7 +5,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -152,11 +152,12 @@ def daemon_paused(case: Case) -> None:
     finish_days(case, DAY)
 
 
-def part_paused(case: Case, *, part: str, seconds: float) -> None:
-    """One of the processes stopped and continued: the UI answers again, and a day is computed."""
+def parts_paused(case: Case, *, parts: Sequence[str], seconds: float) -> None:
+    """Processes stopped and continued one by one: the UI answers again, and a day is computed."""
     _stored(case)
     dev = _dev(case)
-    pause_process(_part(dev, part), seconds)
+    for part in parts:
+        pause_process(_part(dev, part), seconds)
     began = time.monotonic()
     case.wait(lambda: _is_up(case, dev), BACK_SECONDS, "the UI answers and the daemon is healthy")
     case.recovered(time.monotonic() - began)
@@ -293,17 +294,9 @@ ROWS: tuple[Row, ...] = (
         for part in PARTS
     ),
     _row("daemon", "pause", "SIGSTOP for 26 s with a run in its queue", "The run succeeds.", daemon_paused),
-    *(
-        _row(
-            *(
-                part.replace("-", " "),
-                "pause",
-                f"SIGSTOP for {LONGER_THAN_SESSION} s",
-                CONTINUED,
-            ),
-            partial(part_paused, part=part, seconds=LONGER_THAN_SESSION),
-        )
-        for part in ("webserver", "code-server")
+    _row(
+        *("webserver and code server", "pause", f"SIGSTOP for {LONGER_THAN_SESSION} s, one by one", CONTINUED),
+        partial(parts_paused, parts=("webserver", "code-server"), seconds=LONGER_THAN_SESSION),
     ),
     _row(
         *("run worker", "pause", f"SIGSTOP for {LONGER_THAN_TRANSACTION} s while it publishes", FINISHED),
