@@ -70,11 +70,16 @@ class Process:
         """May it end with an error, whatever that says?"""
         self.may_end_with = ""
         """Pattern of the line that it may end with, by the row's promise."""
+        self.ended_after: float | None = None
+        """Its age in seconds when its end was first seen."""
 
     @property
     def exit_code(self) -> int | None:
         """None while it runs; negative: the signal that ended it."""
-        return self._process.poll()
+        code = self._process.poll()
+        if code is not None and self.ended_after is None:
+            self.ended_after = self.age_seconds
+        return code
 
     @property
     def age_seconds(self) -> float:

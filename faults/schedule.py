@@ -35,6 +35,7 @@ MEMBERS = ("ingest-1", "ingest-2")
 PROCESSES = (*MEMBERS, "router")
 SERVICES = ("kafka", "mongo")
 BACKFILL_SECONDS = 240
+YOUNG_SECONDS = 60
 TRIES = 3
 
 DEEDS: dict[str, tuple[str, ...]] = {
@@ -159,10 +160,10 @@ class _World:
         """Start what does not run, except for what a fault keeps down."""
         for name in PROCESSES:
             process = self._running.get(name)
+            if process and not process.is_alive and (process.ended_after or 0) < YOUNG_SECONDS:
+                process.may_end_with = "does not answer"  # what begins without a service says so, and is begun again
             if name not in self._down and (process is None or not process.is_alive):
                 self._running[name] = self._case.router() if name == "router" else self._case.ingest()
-                # Without a service a router does not begin to work, and the sensor tries again; ingest waits.
-                self._running[name].may_end_with = "does not answer" if name == "router" else ""
 
     def play(self, faults: list[Fault]) -> None:
         """Do every fault at its moment, and undo it when it is over."""
