@@ -29,12 +29,12 @@ PATIENCE_SECONDS = 8
 """How long all of them may take together; then they are killed."""
 
 REPLACED_WITHIN_SECONDS = 20
-"""A code server that reloads comes back as another process; one that stays gone was lost."""
+"""`dagster dev` starts a code server that has died or reloads again; one that stays gone was lost."""
 
 SERVERS = {
     "dagster._daemon": "the Dagster daemon",
     "dagster_webserver": "the Dagster webserver",
-    "code-server": "the code server",
+    "code-server start": "the code server",  # webserver and daemon have an option of nearly that name
     "api grpc": "the code location's process",
 }
 """The processes without which the UI shows half of the truth, by a part of their command lines."""
@@ -89,8 +89,12 @@ class DevServers:
         """Wait until asked to end (None), or until a server is lost (its name)."""
         seen: set[str] = set()
         while not self._asked.wait(WATCH_SECONDS):
-            running = _servers(_descendants())
+            processes = _descendants()
+            running = _servers(processes)
             seen |= running
+            for each in processes:
+                if each.pid != process.pid:
+                    _runs(each)
             if lost := self._lost(seen - running):
                 return lost
             if process.poll() is not None:

@@ -150,3 +150,15 @@ def test_a_killed_server_ends_it_with_a_line_and_an_exit_code(serving: Serving, 
     assert serving.process.wait(ENDS_WITHIN_SECONDS) == 1
     assert serving.log.read_text().strip().splitlines()[-1].startswith(f"error: {title} ended")
     assert gone(processes)
+
+
+def test_a_killed_code_server_is_started_again_and_leaves_no_zombie(serving: Serving) -> None:
+    victim = serving.find("code-server start")
+    assert victim
+    left = victim.children(recursive=True)
+    victim.kill()
+    wait_for(lambda: serving.find("code-server start"), ENDS_WITHIN_SECONDS, "another code server runs")
+    for process in left:
+        process.kill()  # half a minute before it would miss its parent
+    wait_for(lambda: not any(map(psutil.pid_exists, [each.pid for each in left])), ENDS_WITHIN_SECONDS, "no zombie")
+    assert serving.process.poll() is None

@@ -30,7 +30,7 @@ DAY = FIRST_DAY
 PARTS = {
     "daemon": ("dagster._daemon", "dagster-daemon"),
     "webserver": ("dagster_webserver", "dagster-webserver"),
-    "code-server": ("code-server",),
+    "code-server": ("code-server start",),
 }
 """What stands in the command line of each process."""
 
