@@ -96,11 +96,13 @@ def _stored(case: Case) -> None:
 
 
 def _launch(case: Case) -> str:
-    """Have the day computed by the daemon; the run's id."""
-    answer = ask(case, LAUNCH, job="daily_readings_job", day=str(DAY)).get("launchRun") or {}
-    if "run" not in answer:
-        raise Broken(f"the run cannot be launched: {answer}")
-    return answer["run"]["runId"]
+    """Have the day computed by the daemon, as soon as the code location answers; the run's id."""
+
+    def launched() -> str:
+        answer = ask(case, LAUNCH, job="daily_readings_job", day=str(DAY)).get("launchRun") or {}
+        return answer["run"]["runId"] if "run" in answer else ""
+
+    return case.wait(launched, BACK_SECONDS, "a run can be launched")
 
 
 def _wait_run(case: Case, run_id: str) -> str:

@@ -39,6 +39,10 @@ NO_LIFE_AFTER_OUT_OF_MEMORY = "-XX:+ExitOnOutOfMemoryError -XX:+DisplayVMOutputT
 """Of threads that have met an OutOfMemoryError some are gone and some go on: only a new JVM is sound. Java ends itself
 with OUT_OF_MEMORY, and writes its line about it where it disturbs no output."""
 
+STACK = "-Xss4m"
+"""Of each thread, as far as it is used. Java matches patterns by recursion: on a busy machine, whose code is not compiled
+yet, a query's thread died of a StackOverflowError, and the query stood still instead of failing."""
+
 OUT_OF_MEMORY = 3
 LAST_BREATH_SECONDS = 2
 """How long a JVM that no longer answers may take to end."""
@@ -85,7 +89,7 @@ def router_session(settings: Settings, *, jars: str, partitions: int) -> Iterato
         "spark.driver.memory": settings.spark_memory,
         # Beside so few live objects this collector's pauses are short, and it leaves the processor to the readings.
         "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC {YOUNG} {SELDOM_COMPILED_THOROUGHLY} "
-        f"{NO_LIFE_AFTER_OUT_OF_MEMORY} "
+        f"{NO_LIFE_AFTER_OUT_OF_MEMORY} {STACK} "
         f'-Dlog4j2.configurationFile=file:{LOGGING} "-Dmeters.router.log={spark_log(settings)}" -Duser.timezone=UTC',
         "spark.executor.heartbeatInterval": f"{METRICS_SECONDS}s",
         "spark.ui.enabled": "false",
