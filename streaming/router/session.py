@@ -40,8 +40,8 @@ NO_LIFE_AFTER_OUT_OF_MEMORY = "-XX:+ExitOnOutOfMemoryError -XX:+DisplayVMOutputT
 with OUT_OF_MEMORY, and writes its line about it where it disturbs no output."""
 
 STACK = "-Xss4m"
-"""Of each thread, as far as it is used. Java matches patterns by recursion: on a busy machine, whose code was not compiled
-yet, a query's thread died of a StackOverflowError, and the query stood still."""
+"""Of each thread, as far as it is used. Java matches patterns by recursion: on a busy machine, where its code was not
+compiled yet, a query's thread died of a StackOverflowError, and the query stood still."""
 
 OUT_OF_MEMORY = 3
 LAST_BREATH_SECONDS = 2
