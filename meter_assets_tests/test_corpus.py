@@ -19,7 +19,7 @@ from metering.store import FAULTS, READINGS
 from streaming.ingest import Ingest
 from streaming.kafka import ensure_topics, open_producer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # a stack and a router of its own
+pytestmark = pytest.mark.timeout(600)  # a stack and a router of its own
 
 MAX_REQUEST_BYTES = 10_000_000
 NOON = "2024-05-27T12:00:00Z"
