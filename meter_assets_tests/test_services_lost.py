@@ -84,13 +84,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if subprocess.run(mount, capture_output=True).returncode:  # noqa: S607 - the system's
         pytest.skip("needs the right to mount a small disk")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)  # noqa: S607 - the system's
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # noqa: S607 - the system's
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_full_disk_of_the_lake_is_named_and_the_day_goes_on_when_there_is_room(city: Installation, small_disk: Path):
-    city.choose(lake=small_disk / "lake")
+    city.choose(lake=str(small_disk / "lake"))
     filler = small_disk / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
