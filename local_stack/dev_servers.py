@@ -94,7 +94,7 @@ class DevServers:
             seen |= running
             for each in processes:
                 if each.pid != process.pid:
-                    _runs(each)
+                    _runs(each)  # takes orphans that have ended off the system's list
             if lost := self._lost(seen - running):
                 return lost
             if process.poll() is not None:

@@ -118,8 +118,8 @@ class Positions:
             kafka.errors.KafkaError, pymongo.errors.PyMongoError: one of them does not answer.
         """
         assigned = sorted(consumer.assignment())
-        # In this order. Whoever has a partition stores its position before it commits and reads no further than the
-        # end: what this member, if it has slept, asks for first is never ahead of what it asks for next.
+        # The order matters. The member that has a partition stores its position before it commits, and reads no further
+        # than the end. So a committed offset that is read first is never beyond the position, nor that beyond the end.
         committed = {tp: consumer.committed(tp) for tp in assigned}
         documents = {
             each["_id"]: each for each in self._collection.find({"_id": {"$in": list(map(self._id, assigned))}})
@@ -145,8 +145,7 @@ class Positions:
                 self._skipped[tp] = skipped
                 positions[tp] = replace(position, next=min(position.next, *(each.start for each in skipped)))
         self._positions = positions
-        anew = [tp for tp in assigned if tp not in known or _starts_anew(known[tp], positions[tp])]
-        self._keep(positions, anew=anew)
+        self._keep(positions, replaced=[tp for tp in assigned if _is_replaced(known.get(tp), positions[tp])])
         for tp in assigned:
             consumer.seek(tp, begin[tp])
         self.lost += sum(loss.messages for loss in lost)
@@ -196,12 +195,12 @@ class Positions:
     def _id(self, tp: TopicPartition) -> str:
         return f"{self._group}|{tp.topic}|{tp.partition}"
 
-    def _keep(self, positions: Mapping[TopicPartition, Position], *, anew: Collection[TopicPartition] = ()) -> None:
+    def _keep(self, positions: Mapping[TopicPartition, Position], *, replaced: Collection[TopicPartition] = ()) -> None:
         now = datetime.now(UTC)
         operations = []
         for tp, position in positions.items():
             numbers = {"next": position.next, "settled": position.settled, "end_seen": position.end_seen}
-            if tp in anew:
+            if tp in replaced:
                 change = {"$set": {"topic_id": position.topic_id, **numbers, "at": now}}
                 operations.append(UpdateOne({"_id": self._id(tp)}, change, upsert=True))
             else:
@@ -230,9 +229,14 @@ class Positions:
         return ranges
 
 
-def _starts_anew(known: Position, position: Position) -> bool:
-    """Is less known than before? The topic was made again, has lost its newest messages, or skipped ones are read."""
-    return known.topic_id != position.topic_id or position.next < known.next or position.settled < known.settled
+def _is_replaced(known: Position | None, position: Position) -> bool:
+    """Must the document be written as it is? It is new, or less is known than before.
+
+    Less is known when the topic was made again, has lost its newest messages, or skipped ones are read after all.
+    """
+    if known is None or known.topic_id != position.topic_id:
+        return True
+    return position.next < known.next or position.settled < known.settled
 
 
 def describe_losses(losses: Iterable[Loss]) -> str:
