@@ -1,7 +1,6 @@
 """The index of dead letters: each committed letter is there exactly once, whatever it holds and whatever happens."""
 
 import os
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -24,7 +23,6 @@ from streaming.dead_letters import ensure_dead_letters_topic
 from streaming.kafka import open_producer
 
 MANY = 10_000
-LIST_SECONDS = 1.0
 
 
 @pytest.fixture
@@ -243,20 +241,17 @@ def test_ten_thousand_letters_are_listed_fast_and_by_index(office: Office):
         Filters(reason="conflict", device="em7", since=since, until=until),
         Filters(states=tuple(State), since=since, until=until),
     ):
-        started = time.monotonic()
         found = list(find_letters(office.mongo, filters, 50))
         matching = count_letters(office.mongo, filters)
         ids = find_ids(office.mongo, filters)
-        assert time.monotonic() - started < LIST_SECONDS
         assert len(ids) == matching >= len(found)
         assert [each["at"] for each in found] == sorted((each["at"] for each in found), reverse=True)
         explained = find_letters(office.mongo, filters, 50).explain()
         stages = _stages(explained["queryPlanner"]["winningPlan"])
         assert "IXSCAN" in stages
         assert not {"COLLSCAN", "SORT"} & stages, filters
-        # With several filters one index serves some of them; never more documents than letters of those states.
-        if filters.states != tuple(State):
-            assert explained["executionStats"]["totalDocsExamined"] <= 100
+        # With several filters one index serves some of them; never more documents than a page and the open letters.
+        assert explained["executionStats"]["totalDocsExamined"] <= 100, filters
     assert len(list(find_letters(office.mongo, Filters(states=tuple(State)), 50))) == 50
     assert resolve_ids(office.mongo, [f"{7:012x}"]) == [f"{letter['topic']}|9|7"]
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,11 +129,9 @@ def test_sigterm_ends_all_of_it_although_a_run_hangs(serving: Serving) -> None:
     serving.hang()
     processes = serving.tree()
     assert len(processes) >= 5
-    begun = time.monotonic()
     serving.process.send_signal(signal.SIGTERM)
     assert serving.process.wait(ENDS_WITHIN_SECONDS) == 0
     assert gone(processes)
-    assert time.monotonic() - begun < ENDS_WITHIN_SECONDS
 
 
 @pytest.mark.timeout(600)

@@ -40,6 +40,13 @@ OLD, NEW = "old-id", "new-id"
         (Position(OLD, 50, 50, 50), Kept(NEW, 0, 99, None), 0, [(50, 50, "topic_recreated")]),
         (Position(OLD, 20, 20, 50), Kept(NEW, 7, 99, 20), 7, [(20, 50, "topic_recreated"), (0, 7, "retention")]),
         (Position(NEW, 50, 50, 50), Kept(NEW, 0, 40, 50), 40, []),
+        (Position(NEW, 40, 60, 90, ((30, 50),)), Kept(NEW, 0, 90, 35), 35, []),
+        # What is read after all can be lost again.
+        (Position(NEW, 35, 60, 90, ((30, 50),)), Kept(NEW, 40, 90, 35), 40, [(35, 40, "retention")]),
+        (
+            Position(NEW, 30, 60, 90, ((30, 50),)),
+            *(Kept(NEW, 70, 90, 30), 70, [(30, 50, "retention"), (60, 70, "retention")]),
+        ),
     ],
 )
 def test_where_it_reads_on(known: Position | None, kept: Kept, starts: int, lost: list[tuple[int, int, str]]):
@@ -147,6 +154,50 @@ def test_offsets_moved_to_the_end_are_a_loss_until_they_are_moved_back(pipe: Pip
 
     assert lost(pipe) == []
     check_nothing_lost(pipe)  # dead letters of what was skipped are there, too
+
+
+def skip(pipe: Pipe) -> dict[TopicPartition, int]:
+    """Some messages are read, more are skipped, and behind them some are read; where the skipped ones begin."""
+    pipe.send(mixed(500, random.Random(1)))
+    pipe.ingest()
+    start = pipe.ends()
+    pipe.send(mixed(3_000, random.Random(2)))
+    move(pipe, pipe.ends())
+    assert pipe.ingest().lost == sum(pipe.ends().values()) - sum(start.values())
+    pipe.send(mixed(500, random.Random(3)))
+    pipe.ingest()
+    return start
+
+
+def test_skipped_messages_are_read_to_their_end_although_the_member_stops_among_them(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+):
+    """Who went on took their bad messages for such that have a dead letter: gone without a word."""
+    move(pipe, skip(pipe))
+    monkeypatch.setattr("streaming.ingest.POLL_MESSAGES", 100)
+    for _ in range(3):
+        ingest = pipe.new_ingest()
+        ingest.run(on_progress=lambda *_, ingest=ingest: ingest.stop())
+    assert 0 < sum(pipe.ends().values()) - pipe.committed()  # among them
+
+    pipe.ingest()
+
+    assert lost(pipe) == []
+    check_nothing_lost(pipe)
+
+
+def test_offsets_moved_back_to_the_middle_leave_the_beginning_lost(pipe: Pipe):
+    middle = {tp: offset + 100 for tp, offset in skip(pipe).items()}
+    move(pipe, middle)
+    again = pipe.ingest()
+    assert again.dead_letters > 0
+    assert {(each["end"], each["messages"]) for each in lost(pipe)} == {(end, 100) for end in middle.values()}
+
+    move(pipe, {tp: offset - 100 for tp, offset in middle.items()})
+    pipe.ingest()
+
+    assert lost(pipe) == []
+    check_nothing_lost(pipe)
 
 
 def test_offsets_moved_back_write_no_dead_letter_twice(pipe: Pipe):

@@ -3,13 +3,14 @@
 Kafka's offsets alone cannot tell what was lost: they may be moved, may expire, and mean nothing for a topic that was
 made again. One document per group and partition, written before the offsets are committed:
 
-    {_id: "meters-ingest|iot-meter|3", topic_id: "…", next: 1200, settled: 1100, end_seen: 1500, at: …}
+    {_id: "meters-ingest|iot-meter|3", topic_id: "…", next: 1200, settled: 1100, end_seen: 1500, unsettled: [], at: …}
 
 Offsets below `next` are stored. Offsets below `settled` are committed, too, with their dead letters: when they are read
-again, after somebody has moved the offsets back, no second dead letter is written.
+again, after somebody has moved the offsets back, no second dead letter is written. `unsettled` has the ranges below
+`settled` that were skipped, and are being read after all.
 
-Both only grow: what a member has stored stays stored. So a member that wakes late, when another one has its partitions,
-may write what it knows, and takes nothing back of what the other one has written since.
+Both numbers only grow: what a member has stored stays stored. So a member that wakes late, when another one has its
+partitions, may write what it knows, and takes nothing back of what the other one has written since.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -33,12 +34,14 @@ class Position:
 
     Args:
         end_seen: where the partition ended when it was last looked at.
+        unsettled: first offset and end of each range.
     """
 
     topic_id: str
     next: int
     settled: int
     end_seen: int
+    unsettled: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,22 @@ def resume(reader: str, tp: TopicPartition, known: Position | None, kept: Kept) 
             lost += loss(stored, start, LossReason.OFFSETS_MOVED)
         if not known or start <= stored:
             settled = max(settled, start)  # a commit carries its dead letters
+    unsettled = known.unsettled if known and known.topic_id == kept.topic_id else ()
     if start < kept.first:
-        lost += loss(max(start, settled), kept.first, LossReason.RETENTION)
+        never_read = [*_beyond(start, unsettled), (max(start, settled), kept.first)]
+        for first, end in never_read:
+            lost += loss(first, min(end, kept.first), LossReason.RETENTION)
         start = kept.first
         settled = max(settled, start)
     start = min(start, kept.end)  # a broker that lost its newest messages gives their offsets to others
     stored = min(max(stored, start), kept.end)
-    return start, Position(kept.topic_id, stored, min(settled, kept.end), kept.end), lost
+    position = Position(kept.topic_id, stored, min(settled, kept.end), kept.end, _beyond(start, unsettled))
+    return start, position, lost
+
+
+def _beyond(offset: int, ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """What of the ranges is not below the offset."""
+    return tuple((max(first, offset), end) for first, end in ranges if end > offset)
 
 
 class Positions:
@@ -107,7 +119,7 @@ class Positions:
         self._group = group
         self._reader = reader
         self._positions: dict[TopicPartition, Position] = {}
-        self._skipped: dict[TopicPartition, list[range]] = {}
+        self._read_again: set[TopicPartition] = set()
         self.lost = 0
         """Messages that this member has found to be lost, at most."""
 
@@ -134,18 +146,23 @@ class Positions:
         positions: dict[TopicPartition, Position] = {}
         for tp in assigned:
             if document := documents.get(self._id(tp)):
-                known[tp] = Position(*(document[name] for name in ("topic_id", "next", "settled", "end_seen")))
+                numbers = (document[name] for name in ("topic_id", "next", "settled", "end_seen"))
+                known[tp] = Position(*numbers, tuple((first, end) for first, end in document.get("unsettled", ())))
             kept = Kept(ids[tp.topic], first[tp], end[tp], committed[tp])
             begin[tp], positions[tp], missed = resume(self._reader, tp, known.get(tp), kept)
             lost += missed
         record_losses(self._database, lost)  # first: a position that is kept hides what was lost before it
-        self._skipped = {}
-        for tp, position in positions.items():
-            if skipped := self._found_again(tp, position.topic_id, begin[tp]):
-                self._skipped[tp] = skipped
-                positions[tp] = replace(position, next=min(position.next, *(each.start for each in skipped)))
+        found = {tp: self._found_again(tp, positions[tp].topic_id, begin[tp]) for tp in assigned}
+        for tp, again in found.items():
+            if again:
+                ranges = tuple(sorted({*positions[tp].unsettled, *_beyond(begin[tp], again.values())}))
+                first = min(first for first, _ in ranges)
+                positions[tp] = replace(positions[tp], next=min(positions[tp].next, first), unsettled=ranges)
         self._positions = positions
+        self._read_again = {tp for tp, position in positions.items() if position.unsettled}
         self._keep(positions, replaced=[tp for tp in assigned if _is_replaced(known.get(tp), positions[tp])])
+        for tp, again in found.items():  # now that they are kept as unsettled
+            self._forget(again, begin[tp])
         for tp in assigned:
             consumer.seek(tp, begin[tp])
         self.lost += sum(loss.messages for loss in lost)
@@ -162,7 +179,7 @@ class Positions:
         position = self._positions.get(tp)
         if position is None or record.offset >= position.settled:
             return False
-        return not any(record.offset in skipped for skipped in self._skipped.get(tp, ()))
+        return not any(first <= record.offset < end for first, end in position.unsettled)
 
     def store(self, offsets: Mapping[TopicPartition, OffsetAndMetadata], ends: Mapping[TopicPartition, int]) -> None:
         """Keep that all below the offsets is stored; call it after the write and before the commit.
@@ -186,7 +203,8 @@ class Positions:
         """Note that the offsets are committed; MongoDB gets to know with the next `store`, or with `flush`."""
         for tp, offset in offsets.items():
             position = self._positions[tp]
-            self._positions[tp] = replace(position, settled=max(position.settled, offset.offset))
+            unsettled = _beyond(offset.offset, position.unsettled)
+            self._positions[tp] = replace(position, settled=max(position.settled, offset.offset), unsettled=unsettled)
 
     def flush(self) -> None:
         """Keep what `settle` has noted."""
@@ -201,32 +219,38 @@ class Positions:
         for tp, position in positions.items():
             numbers = {"next": position.next, "settled": position.settled, "end_seen": position.end_seen}
             if tp in replaced:
-                change = {"$set": {"topic_id": position.topic_id, **numbers, "at": now}}
+                change = {
+                    "$set": {"topic_id": position.topic_id, **numbers, "unsettled": position.unsettled, "at": now}
+                }
                 operations.append(UpdateOne({"_id": self._id(tp)}, change, upsert=True))
             else:
-                change = {"$max": numbers, "$set": {"at": now}}
+                # Only who reads skipped ranges knows how far: a member that wakes late must not call them settled.
+                unsettled = {"unsettled": position.unsettled} if tp in self._read_again else {}
+                change = {"$max": numbers, "$set": {**unsettled, "at": now}}
                 operations.append(UpdateOne({"_id": self._id(tp), "topic_id": position.topic_id}, change))
         if operations:
             self._collection.bulk_write(operations, ordered=False)
 
-    def _found_again(self, tp: TopicPartition, topic_id: str, begin: int) -> list[range]:
-        """Ranges that a move of the offsets had skipped, and that are read after all because it was taken back.
-
-        They are lost no more.
-        """
-        lost = self._database[LOST_MESSAGES]
+    def _found_again(self, tp: TopicPartition, topic_id: str, begin: int) -> dict[str, tuple[int, int]]:
+        """Losses that a move of the offsets had made, and that are read after all because it was taken back, by id."""
         skipped = {
             "reader": self._reader,
             "topic": tp.topic,
             "topic_id": topic_id,
             "partition": tp.partition,
-            "first": {"$gte": begin},
+            "end": {"$gt": begin},
             "reason": str(LossReason.OFFSETS_MOVED),
         }
-        ranges = [range(each["first"], each["end"]) for each in lost.find(skipped)]
-        if ranges:
-            lost.delete_many(skipped)
-        return ranges
+        return {each["_id"]: (each["first"], each["end"]) for each in self._database[LOST_MESSAGES].find(skipped)}
+
+    def _forget(self, losses: Mapping[str, tuple[int, int]], begin: int) -> None:
+        """Losses that are read after all are losses no more; of one that began earlier its beginning stays."""
+        lost = self._database[LOST_MESSAGES]
+        for key, (first, _) in losses.items():
+            if first < begin:
+                lost.update_one({"_id": key}, {"$set": {"end": begin, "messages": begin - first}})
+            else:
+                lost.delete_one({"_id": key})
 
 
 def _is_replaced(known: Position | None, position: Position) -> bool:
@@ -236,7 +260,7 @@ def _is_replaced(known: Position | None, position: Position) -> bool:
     """
     if known is None or known.topic_id != position.topic_id:
         return True
-    return position.next < known.next or position.settled < known.settled
+    return bool(position.unsettled) or position.next < known.next or position.settled < known.settled
 
 
 def describe_losses(losses: Iterable[Loss]) -> str:
