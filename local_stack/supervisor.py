@@ -9,7 +9,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import FrameType
@@ -171,6 +173,22 @@ class Supervisor:
         record.crashes, record.is_failed = 0, False
         log.info("%s has recovered", self._stack.services[name].title)
         self._stack.note(name, "up", crashes=0, next_try_at="", **changes)
+
+
+@contextmanager
+def watched(stack: LocalStack) -> Iterator[None]:
+    """Watch a started stack for as long as the block lasts; in a main thread, as it takes SIGUSR1."""
+    end = threading.Event()
+    supervisor = Supervisor(stack, end)
+    before = signal.signal(signal.SIGUSR1, supervisor.retry_now)
+    thread = threading.Thread(target=supervisor.watch, name="supervisor", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def _iso(instant: datetime) -> str:

@@ -1,21 +1,28 @@
 """The demo as a newcomer runs it, small; and that its checks can fail."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
+import psutil
 import pytest
 from pymongo import MongoClient
 
 from local_stack import LocalStack
-from meter_assets_tests.support import meters, settings_for
+from local_stack.state import live_state
+from meter_assets_tests.support import meters, settings_for, wait_for
 from meter_cli.demo_checks import daily_numbers
 from meter_cli.demo_faults import routed_faults
 from metering.settings import Settings
-from metering.store import FAULTS
+from metering.store import FAULTS, READINGS
 from streaming.ledger import load_ledgers
 from streaming.simulation_options import SimulationOptions, history_window
 
@@ -60,3 +67,44 @@ def test_the_demo_agrees_with_the_simulator_twice_and_notices_a_wrong_figure(own
         assert "not routed" in next(routed_faults(ledger, published, start, end))
         published[FAULTS].insert_one({**fault, "_id": f"{fault['_id']}x"})
         assert len(list(routed_faults(ledger, published, start, end))) == 2
+
+
+@contextmanager
+def live_demo(settings: Settings) -> Iterator[subprocess.Popen[str]]:
+    """A demo that goes on until Ctrl-C; at the end of the block it has printed where its UI is."""
+    command = [Path(sys.executable).with_name("meters"), "demo", "--days", "1", "--households", "2"]
+    with subprocess.Popen(
+        command, env={**os.environ, **settings.environment()}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        try:
+            for line in process.stdout:
+                if line.startswith("Ctrl-C"):
+                    break
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+@pytest.mark.slow
+def test_a_live_demo_starts_a_killed_mongod_again(tmp_path: Path):
+    """It stayed down, and the demo died with it."""
+    settings = settings_for(tmp_path / "home")
+    with live_demo(settings) as process, MongoClient(settings.mongo) as client:
+        state = live_state(settings.home)
+        assert state and (pid := state.services["mongo"].pid)
+        psutil.Process(pid).kill()
+
+        def is_back() -> bool:
+            state = live_state(settings.home)
+            return state is not None and (state.services["mongo"].restarts, state.services["mongo"].state) == (1, "up")
+
+        wait_for(lambda: is_back() or process.poll() is not None, 120, "MongoDB is back")
+        readings = client[settings.mongo_database][READINGS]
+        before = readings.estimated_document_count()
+        wait_for(lambda: readings.estimated_document_count() > before, 120, "ingest stores again")
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130  # as the shell says of Ctrl-C
+    assert live_state(settings.home) is None

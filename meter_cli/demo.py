@@ -9,7 +9,9 @@ from contextlib import ExitStack, contextmanager
 from datetime import date, timedelta
 from typing import Annotated, Any
 
+import pymongo
 import typer
+from pymongo.errors import PyMongoError
 from rich.table import Table
 
 from meter_cli.console import BAD, GOOD, coloured, err, out, print_json, progress
@@ -20,6 +22,7 @@ from metering.store import DAILY_AVERAGES, FAULTS, HEARTBEATS, READINGS, connect
 
 SEED = 1
 INTERVAL_SECONDS = 900
+LIVE_SECONDS = 2
 
 
 def demo(
@@ -59,6 +62,7 @@ def _stack(settings: Settings) -> Iterator[None]:
     """The local stack: the one that is up in this home already, or our own for as long as this lasts."""
     from local_stack.stack import LocalStack, wanted_services
     from local_stack.state import live_state
+    from local_stack.supervisor import watched
 
     state = live_state(settings.home)
     if not wanted_services(settings) or (state and state.phase == "up"):
@@ -66,7 +70,8 @@ def _stack(settings: Settings) -> Iterator[None]:
         return
     with ExitStack() as running:
         with err.status("Starting MongoDB, Kafka and Spark…"):
-            running.enter_context(LocalStack(settings, report=lambda line: err.print(GOOD, line)))
+            stack = running.enter_context(LocalStack(settings, report=lambda line: err.print(GOOD, line)))
+            running.enter_context(watched(stack))
         yield
 
 
@@ -245,8 +250,12 @@ def _live(settings: Settings, running: ExitStack, *, households: int) -> None:
 
 
 def _live_line(database: Any) -> str:
-    stored = f"Live: {database[READINGS].estimated_document_count():,} readings stored"
-    heartbeat = database[HEARTBEATS].find_one({"_id": "router"}) or {}
+    try:
+        with pymongo.timeout(LIVE_SECONDS):
+            stored = f"Live: {database[READINGS].estimated_document_count():,} readings stored"
+            heartbeat = database[HEARTBEATS].find_one({"_id": "router"}) or {}
+    except PyMongoError:
+        return "Live: MongoDB does not answer; ingest waits for it"
     if heartbeat.get("state") != "running":
         return f"{stored}; Dagster is starting the router"
     latency = heartbeat["latency_p50_ms"]
