@@ -7,6 +7,7 @@ that read its dead letter queues read ours.
 import hashlib
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,10 @@ TRANSACTION_SECONDS = 20
 """How long a killed process may hold up readers of dead letters and its own successor."""
 
 ABORT_SECONDS = 2
+
+RETRY_MILLIS = 20
+"""Pause before a request of a transaction is tried again. The broker refuses the first one for some milliseconds after
+each transaction, while it writes the end of that; the client's own pause is five times as long. Java's is as this."""
 
 MAX_VALUE_BYTES = 12 * 1024 * 1024
 """A value up to this fits into MAX_DEAD_LETTER_BYTES also where it cannot be compressed; of a larger one only its size
@@ -129,6 +134,14 @@ class DeadLetterTransactions:
         self._settings = settings
         self._topic = topic
         self._producer: Any = None  # pyright's stubs describe kafka-python 2
+        self._opening: Future[Any] | None = None
+
+    def prepare(self) -> None:
+        """Connect in the background, so that `commit` need not wait for it: call it once a letter is sure to come."""
+        if self._producer is None and self._opening is None:
+            opener = ThreadPoolExecutor(1, thread_name_prefix="dead-letters")
+            self._opening = opener.submit(self._open)
+            opener.shutdown(wait=False)  # its thread ends when this is done
 
     def commit(
         self,
@@ -172,9 +185,7 @@ class DeadLetterTransactions:
     def _commit(
         self, letters: Sequence[DeadLetter], offsets: dict[TopicPartition, OffsetAndMetadata], membership: Any
     ) -> None:
-        if self._producer is None:
-            self._producer = self._open()
-        producer = self._producer
+        producer = self._take()
         producer.begin_transaction()
         futures = [
             producer.send(self._topic, key=letter.key, value=letter.value, headers=list(letter.headers))
@@ -187,6 +198,12 @@ class DeadLetterTransactions:
         producer.send_offsets_to_transaction(offsets, membership)
         producer.commit_transaction()
 
+    def _take(self) -> Any:
+        if self._producer is None:
+            opening, self._opening = self._opening, None
+            self._producer = opening.result() if opening else self._open()
+        return self._producer
+
     def _open(self) -> Any:
         # A fresh id each time: stale instances are fenced by the consumer group's generation (KIP-447).
         producer: Any = open_producer(
@@ -196,9 +213,11 @@ class DeadLetterTransactions:
             transaction_timeout_ms=TRANSACTION_SECONDS * 1000,
             compression_type="zstd",
             max_request_size=MAX_UNCOMPRESSED_BYTES,
+            retry_backoff_ms=RETRY_MILLIS,
         )
         try:
             producer.init_transactions()
+            producer.partitions_for(self._topic)  # asked for now, the first letter need not wait for it
         except BaseException:
             producer.close(timeout=0)
             raise
@@ -215,5 +234,8 @@ class DeadLetterTransactions:
 
     def close(self) -> None:
         """Close the connection."""
+        if self._opening is not None:
+            with suppress(Exception):  # nobody needs it any more
+                self._take()
         if self._producer is not None:
             self._producer.close()

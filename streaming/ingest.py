@@ -257,6 +257,8 @@ class Ingest:
             # Never more than one with the writer: when one fails, none waits behind it to fail as slowly.
             if writing:
                 stored.append(writing.result())
+                if stored[-1].letters:
+                    self._dead_letters.prepare()
             writing = writer.submit(self._store_batch, database, batch)
         if writing:
             stored.append(writing.result())

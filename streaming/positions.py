@@ -146,8 +146,9 @@ class Positions:
         positions: dict[TopicPartition, Position] = {}
         for tp in assigned:
             if document := documents.get(self._id(tp)):
-                numbers = (document[name] for name in ("topic_id", "next", "settled", "end_seen"))
-                known[tp] = Position(*numbers, tuple((first, end) for first, end in document.get("unsettled", ())))
+                fields = {name: document[name] for name in ("topic_id", "next", "settled", "end_seen")}
+                unsettled = tuple((first, end) for first, end in document.get("unsettled", ()))
+                known[tp] = Position(**fields, unsettled=unsettled)
             kept = Kept(ids[tp.topic], first[tp], end[tp], committed[tp])
             begin[tp], positions[tp], missed = resume(self._reader, tp, known.get(tp), kept)
             lost += missed
