@@ -119,6 +119,7 @@ def check_latest(city: City) -> None:
     wait_for(kept, 30, "the newest reading of each meter")
 
 
+@pytest.mark.slow
 def test_killed_under_load_with_the_broker_it_loses_and_repeats_nothing(city: City, own_stack: LocalStack):
     chance = random.Random(3)
     # All meters: those that come later than a batch of the router are unknown to it, and their readings are faults.

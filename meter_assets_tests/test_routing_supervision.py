@@ -164,7 +164,7 @@ def test_the_sensor_starts_a_router_whose_figures_are_plotted(routing: Routing):
     wait_for(lambda: "is routing" in " ".join(routing.ticks()[:2]), 30, "the tick says how it goes")
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("kill", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_a_router_that_is_killed_or_stuck_is_replaced(routing: Routing, kill: signal.Signals):
     old = routing.wait()
     os.kill(old["pid"], kill)
