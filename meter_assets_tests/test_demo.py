@@ -71,7 +71,7 @@ def test_the_demo_agrees_with_the_simulator_twice_and_notices_a_wrong_figure(own
 
 @contextmanager
 def live_demo(settings: Settings) -> Iterator[subprocess.Popen[str]]:
-    """A demo that goes on until Ctrl-C; at the end of the block it has printed where its UI is."""
+    """A `meters demo` that has checked its past days and is live; killed at the end of the block if it still runs."""
     command = [Path(sys.executable).with_name("meters"), "demo", "--days", "1", "--households", "2"]
     with subprocess.Popen(
         command, env={**os.environ, **settings.environment()}, stdout=subprocess.PIPE, text=True
@@ -89,7 +89,7 @@ def live_demo(settings: Settings) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.slow
 def test_a_live_demo_starts_a_killed_mongod_again(tmp_path: Path):
-    """It stayed down, and the demo died with it."""
+    """MongoDB stayed down, and the demo ended with an error."""
     settings = settings_for(tmp_path / "home")
     with live_demo(settings) as process, MongoClient(settings.mongo) as client:
         state = live_state(settings.home)

@@ -13,8 +13,9 @@ from kafka.admin import KafkaAdminClient, MemberToRemove  # pyright: ignore[repo
 from kafka.errors import CommitFailedError
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
-from meter_assets_tests.ingest_support import Pipe, check_nothing_lost, mixed
+from meter_assets_tests.ingest_support import Pipe, check_nothing_lost, electricity, mixed
 from meter_assets_tests.support import wait_for
+from metering.errors import MetersError
 from metering.settings import Settings
 from streaming.dead_letters import DeadLetter, DeadLetterTransactions, ensure_dead_letters_topic
 from streaming.kafka import SESSION_SECONDS, ensure_topics, open_consumer
@@ -100,3 +101,33 @@ def test_a_member_that_wakes_after_its_partitions_went_to_another_one(
     assert seen
     assert counts.messages == 0
     check_nothing_lost(pipe)
+
+
+def test_the_connection_for_dead_letters_begins_while_later_batches_are_stored(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("streaming.ingest.BATCH_MESSAGES", 10)
+    pipe.send([("em1", b"garbage"), *(("em1", electricity("em1", second)[1]) for second in range(40))])
+    ingest = pipe.new_ingest()
+    transactions = ingest._dead_letters
+    commit, begun = transactions.commit, []
+
+    def watched(*arguments: Any) -> None:
+        begun.append(transactions._opening is not None)
+        commit(*arguments)
+
+    monkeypatch.setattr(transactions, "commit", watched)
+    counts = ingest.run(until_caught_up=True)
+
+    assert begun == [True]
+    assert (counts.stored, counts.refused, len(pipe.letters())) == (40, 1, 1)
+
+
+def test_a_connection_that_fails_in_the_background_is_reported_by_the_commit(database: Settings):
+    away = database.model_copy(update={"kafka_bootstrap": "127.0.0.1:1"})
+    transactions = DeadLetterTransactions(away)
+    transactions.prepare()
+    with pytest.raises(MetersError, match="127.0.0.1:1"):
+        transactions.commit([DeadLetter(key=None, value=b"letter", headers=[])], {}, None)
+    transactions.prepare()
+    transactions.close()  # raises nothing

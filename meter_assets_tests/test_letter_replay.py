@@ -409,9 +409,9 @@ def test_a_fault_event_is_replayed_to_its_own_topic(office: Office, database: Se
 
 
 def commands(office: Office) -> int:
-    """Commands that MongoDB has had to look up and to write; one command has many documents."""
-    told = office.mongo.command("serverStatus")["metrics"]["commands"]
-    return sum(told[name]["total"] for name in ("aggregate", "find", "findAndModify", "insert", "update"))
+    """How many commands MongoDB has executed that read or write documents, each with one or many of them."""
+    metrics = office.mongo.command("serverStatus")["metrics"]["commands"]
+    return sum(metrics[name]["total"] for name in ("aggregate", "find", "findAndModify", "insert", "update"))
 
 
 def test_a_bulk_of_replays_does_not_slow_ingest_to_one_at_a_time(office: Office):

@@ -172,7 +172,7 @@ def skip(pipe: Pipe) -> dict[TopicPartition, int]:
 def test_skipped_messages_are_read_to_their_end_although_the_member_stops_among_them(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ):
-    """Who went on took their bad messages for such that have a dead letter: gone without a word."""
+    """The next member counted their bad messages as duplicates and wrote no dead letter for them."""
     move(pipe, skip(pipe))
     monkeypatch.setattr("streaming.ingest.POLL_MESSAGES", 100)
     for _ in range(3):

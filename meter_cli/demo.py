@@ -23,6 +23,7 @@ from metering.store import DAILY_AVERAGES, FAULTS, HEARTBEATS, READINGS, connect
 SEED = 1
 INTERVAL_SECONDS = 900
 LIVE_SECONDS = 2
+"""How long the line about the live state waits for MongoDB."""
 
 
 def demo(

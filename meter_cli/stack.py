@@ -71,16 +71,14 @@ def up(
 
 def _stay() -> None:
     from local_stack.stack import LocalStack
-    from local_stack.supervisor import Supervisor
+    from local_stack.supervisor import watched
 
     end = threading.Event()
-    with LocalStack(load_settings(), report=err.print) as stack:
+    with LocalStack(load_settings(), report=err.print) as stack, watched(stack):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: end.set())
-        supervisor = Supervisor(stack, end)
-        signal.signal(signal.SIGUSR1, supervisor.retry_now)
         err.print("The local stack is up. Stop it: Ctrl-C")
-        supervisor.watch()
+        end.wait()
         err.print("Stopping…")
 
 

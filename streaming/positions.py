@@ -7,7 +7,7 @@ made again. One document per group and partition, written before the offsets are
 
 Offsets below `next` are stored. Offsets below `settled` are committed, too, with their dead letters: when they are read
 again, after somebody has moved the offsets back, no second dead letter is written. `unsettled` has the ranges below
-`settled` that were skipped, and are being read after all.
+`settled` that were skipped and are not committed yet, because the offsets were moved back.
 
 Both numbers only grow: what a member has stored stays stored. So a member that wakes late, when another one has its
 partitions, may write what it knows, and takes nothing back of what the other one has written since.
@@ -225,7 +225,7 @@ class Positions:
                 }
                 operations.append(UpdateOne({"_id": self._id(tp)}, change, upsert=True))
             else:
-                # Only who reads skipped ranges knows how far: a member that wakes late must not call them settled.
+                # Only the member that reads the ranges may change them: one that wakes late has an older list.
                 unsettled = {"unsettled": position.unsettled} if tp in self._read_again else {}
                 change = {"$max": numbers, "$set": {**unsettled, "at": now}}
                 operations.append(UpdateOne({"_id": self._id(tp), "topic_id": position.topic_id}, change))
@@ -233,7 +233,7 @@ class Positions:
             self._collection.bulk_write(operations, ordered=False)
 
     def _found_again(self, tp: TopicPartition, topic_id: str, begin: int) -> dict[str, tuple[int, int]]:
-        """Losses that a move of the offsets had made, and that are read after all because it was taken back, by id."""
+        """Losses that can be read after all, because somebody moved the offsets back: their ranges by id."""
         skipped = {
             "reader": self._reader,
             "topic": tp.topic,
@@ -245,7 +245,7 @@ class Positions:
         return {each["_id"]: (each["first"], each["end"]) for each in self._database[LOST_MESSAGES].find(skipped)}
 
     def _forget(self, losses: Mapping[str, tuple[int, int]], begin: int) -> None:
-        """Losses that are read after all are losses no more; of one that began earlier its beginning stays."""
+        """Delete losses that are read now, and shorten those that began before `begin`: their first part stays lost."""
         lost = self._database[LOST_MESSAGES]
         for key, (first, _) in losses.items():
             if first < begin:
