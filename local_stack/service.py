@@ -179,7 +179,8 @@ class Service(ABC):
             return self._launch_error
         code = self.child.exit_code if self.child else None
         how = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
-        last = last_meaningful_line(self.log)
+        # Who is killed writes nothing about it: the log's last line is about something else.
+        last = "" if code == -signal.SIGKILL else last_meaningful_line(self.log)
         # The whole tail: what died of a full disk goes on to log how it ends.
         disk = full_disk_line(self.settings, "\n".join(log_tail(self.log)), folders=self.folders)
         reason = f"{self.title} {how}"
