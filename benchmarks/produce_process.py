@@ -1,14 +1,16 @@
-"""A process that sends readings at a steady rate: `python -m benchmarks.produce_process TOPIC RATE SECONDS SKIP`.
+"""A process that sends readings at a steady rate: `python -m benchmarks.produce_process TOPIC RATE SECONDS SKIP [DAY]`.
 
+Two loads on one installation are of two days: readings of the same meters and times would be conflicts.
 Prints when each faulty reading was handed to the producer, by the reading's id, in seconds since 1970.
 """
 
 import json
 import sys
 import time
+from datetime import UTC, datetime
 from itertools import islice
 
-from benchmarks.city import messages
+from benchmarks.city import DAY, messages
 from metering.settings import load_settings
 from streaming.kafka import Sender
 
@@ -25,7 +27,8 @@ def reading_key(value: bytes) -> str:
 def main() -> None:
     """Send, and say when."""
     topic, rate, seconds, skip = sys.argv[1], *map(int, sys.argv[2:5])
-    readings = islice(messages(skip + rate * seconds), skip, None)
+    day = datetime.fromisoformat(sys.argv[5]).replace(tzinfo=UTC) if len(sys.argv) > 5 else DAY
+    readings = islice(messages(skip + rate * seconds, day), skip, None)
     sent: dict[str, float] = {}
     started = time.time()
     with Sender(load_settings(), topic, linger_ms=0) as sender:

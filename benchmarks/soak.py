@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 import psutil
 
 from benchmarks import processes
-from benchmarks.city import register
+from benchmarks.city import DAY, register
 from benchmarks.measure import Bench, Result, median
 from benchmarks.routing import fresh
 from local_stack.dagster import Dagster
@@ -19,10 +20,12 @@ from metering.errors import MetersError
 from metering.settings import READINGS_TOPIC, Settings
 from metering.store import HEARTBEATS, connect
 from streaming.batch import READINGS_FEED
-from streaming.kafka import ensure_topics, open_consumer, partitions_of
+from streaming.kafka import open_consumer, partitions_of
 
 OVERLOAD_RATE, OVERLOAD_SECONDS = 60_000, 600
-"""More than one producer and one ingest can do on two cores: the producer sends as fast as it can."""
+"""More than a producer can do: each of them sends as fast as it can."""
+OVERLOAD_PRODUCERS = 4
+"""One alone makes its readings no faster than ingest stores them."""
 STEADY_RATE, STEADY_SECONDS = 5_000, 3_600
 SAMPLE_SECONDS = 5
 CAUGHT_UP_WITHIN_SECONDS = 1_800
@@ -53,9 +56,8 @@ class Sample:
 
 def soak(bench: Bench) -> list[Result]:
     """Memory, file descriptors, threads, lag and latency as trends."""
-    settings = fresh(bench, "soak")
-    ensure_topics(settings, READINGS_TOPIC)
-    return [*_overload(bench, settings), *_steady(bench, settings)]
+    # Each with empty topics: a router that reads up on the overload would be measured with the steady load.
+    return [*_overload(bench, fresh(bench, "overload")), *_steady(bench, fresh(bench, "soak"))]
 
 
 def _overload(bench: Bench, settings: Settings) -> list[Result]:
@@ -63,7 +65,7 @@ def _overload(bench: Bench, settings: Settings) -> list[Result]:
     bench.report(f"soak: a producer faster than ingest, for {seconds} s")
     with _command(settings, "ingest") as pid:
         watched = {"ingest": pid}
-        samples = _under_load(settings, OVERLOAD_RATE, seconds, lambda: watched)
+        samples = _under_load(settings, OVERLOAD_RATE, seconds, OVERLOAD_PRODUCERS, lambda: watched)
         highest = max(sample.lag for sample in samples)
         started = time.monotonic()
         while (left := _lag(settings)) > 0:
@@ -94,7 +96,7 @@ def _steady(bench: Bench, settings: Settings) -> list[Result]:
             return {"ingest": ingest, "ingest --faults": faults, "router": router, "router's Java": java[0]}
 
         _wait_routing(settings)
-        samples = _under_load(settings, STEADY_RATE, seconds, watched)
+        samples = _under_load(settings, STEADY_RATE, seconds, 1, watched)
     first, last = (_median([sample.lag for sample in part]) for part in _fifths(samples))
     latencies = [[sample.p50_ms for sample in part if sample.p50_ms is not None] for part in _fifths(samples)]
     before, after = (f"{_median(part):.1f} ms" if part else "unknown" for part in latencies)
@@ -115,13 +117,17 @@ def _steady(bench: Bench, settings: Settings) -> list[Result]:
     ]
 
 
-def _under_load(settings: Settings, rate: int, seconds: int, watched: Callable[[], dict[str, int]]) -> list[Sample]:
-    """Samples for as long as a producer sends so much."""
+def _under_load(
+    settings: Settings, rate: int, seconds: int, producers: int, watched: Callable[[], dict[str, int]]
+) -> list[Sample]:
+    """Samples for as long as producers send so much, each of them the readings of a day of its own."""
+    days = [DAY + timedelta(days=number) for number in range(producers)]
     command = (sys.executable, "-m", "benchmarks.produce_process", READINGS_TOPIC, str(rate), str(seconds), "0")
     started = time.monotonic()
     samples: list[Sample] = []
-    with _process(settings, command) as producer:
-        while producer.poll() is None and time.monotonic() - started < seconds:
+    with ExitStack() as running:
+        sending = [running.enter_context(_process(settings, (*command, f"{day:%F}"))) for day in days]
+        while all(each.poll() is None for each in sending) and time.monotonic() - started < seconds:
             samples.append(_sample(settings, watched(), started))
             time.sleep(SAMPLE_SECONDS)  # the rate of looking
     return samples
