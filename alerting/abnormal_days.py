@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime
 
 from pymongo.database import Database
 
 from alerting.alerts import Alert, Kind, raise_alerts
+from metering.calendar import local_day
+from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY
 from metering.registry import METERS
 from metering.settings import Settings
-from metering.store import ABNORMAL_DEVICE_SUMMARY
 
 
 def check_days(database: Database, settings: Settings, days: Iterable[date], now: datetime) -> Counter[str]:
@@ -49,7 +50,5 @@ def _alert(database: Database, settings: Settings, day: date) -> Alert | None:
 
 def _in_service(settings: Settings, day: date) -> dict:
     """Registry filter: in service at some time of the local day."""
-    start, end = (
-        datetime.combine(each, time(), settings.zone).astimezone(UTC) for each in (day, day + timedelta(days=1))
-    )
+    _, start, end = local_day(day, settings.zone)
     return {"installed_at": {"$lt": end}, "$or": [{"removed_at": None}, {"removed_at": {"$gt": start}}]}

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from metering.reading import MeterType, encode_message, iso_utc
+from metering.meter_types import MeterType
+from metering.reading import encode_message, iso_utc
 from metering.registry import Meter, register_meters
 from metering.settings import Settings
 from metering.store import READINGS, connect, ensure_collections

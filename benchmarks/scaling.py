@@ -15,7 +15,7 @@ from benchmarks import processes
 from benchmarks.city import DAY, messages, register, store_day
 from benchmarks.measure import Bench, Result, interleaved, median
 from benchmarks.routing import drain_rate, fresh, router, send_readings
-from metering.local_days import DAILY_ASSETS
+from metering.daily_tables import DAILY_ASSETS
 from metering.settings import ABNORMAL_TOPIC, Settings
 from metering.store import READINGS, connect
 from streaming.kafka import Sender, ensure_topics

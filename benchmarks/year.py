@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks import processes
 from benchmarks.city import DAY, register, store_day
 from benchmarks.measure import Bench, Result, median
-from metering.local_days import DAILY_ASSETS
+from metering.daily_tables import DAILY_ASSETS
 from metering.settings import Settings
 
 READINGS_A_DAY = 1_000

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dashboards.questions import COMPLETENESS, ELECTRICITY, FAULTS_NOW, LATEST, WATER, WORST, Question
+from dashboards.questions import COMPLETENESS, CONSUMPTION, FAULTS_NOW, LATEST, WORST, Question
 
 COLUMNS = 24
 """Width of Metabase's grid."""
@@ -34,9 +34,10 @@ class Tile:
     height: int
 
 
+_WIDTH = COLUMNS // len(CONSUMPTION)
+
 TILES = (
-    Tile(ELECTRICITY, row=0, col=0, width=12, height=7),
-    Tile(WATER, row=0, col=12, width=12, height=7),
+    *(Tile(each, row=0, col=_WIDTH * at, width=_WIDTH, height=7) for at, each in enumerate(CONSUMPTION.values())),
     Tile(FAULTS_NOW, row=7, col=0, width=COLUMNS, height=7),
     Tile(COMPLETENESS, row=14, col=0, width=12, height=7),
     Tile(WORST, row=14, col=12, width=12, height=7),

@@ -10,15 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dashboards.native_query import Filter, Stage, filters_in, native_query
-from metering.reading import MeterType
+from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES
+from metering.meter_types import AMOUNT_FIELDS, METER_TYPES, MeterTypeRow
 from metering.registry import METERS, UNASSIGNED
-from metering.store import (
-    ABNORMAL_DEVICE_SUMMARY,
-    DAILY_AVERAGES,
-    FAULT_EPISODES,
-    LATEST_READINGS,
-    LOCAL_DAYS,
-)
+from metering.store import FAULT_EPISODES, LATEST_READINGS, LOCAL_DAYS
 
 DAYS = Filter("days", "Days", "number", default=30)
 UNTIL = Filter("until", "Until", "date")
@@ -108,21 +103,21 @@ def _axes(metric: str, unit: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def _consumption(meter_type: MeterType, total: str) -> Question:
-    column = f"{meter_type.capitalize()} ({meter_type.unit})"
+def _consumption(row: MeterTypeRow) -> Question:
+    column = f"{row.title} ({row.unit})"
     return Question(
-        key=f"{meter_type}_per_day",
-        title=f"{meter_type.capitalize()} consumption per day",
-        text=f"Sum of the healthy readings of all {meter_type} meters, in {meter_type.unit}, per local day.",
+        key=f"{row.meter_type}_per_day",
+        title=f"{row.title} consumption per day",
+        text=f"Sum of the healthy readings of all {row.meter_type} meters, in {row.unit}, per local day.",
         collection=LOCAL_DAYS,
         pipeline=[
             *_figures(DAILY_AVERAGES),
-            {"$match": {"meter_type": str(meter_type)}},
+            {"$match": {"meter_type": str(row.meter_type)}},
             {"$sort": {"calculation_date": 1}},
-            {"$project": {"_id": 0, "Day": "$calculation_date", column: f"${total}"}},
+            {"$project": {"_id": 0, "Day": "$calculation_date", column: f"${row.total_column}"}},
         ],
         display="bar",
-        settings=_axes(column, meter_type.unit),
+        settings=_axes(column, row.unit),
     )
 
 
@@ -235,16 +230,14 @@ LATEST = Question(
                 "District": "$district",
                 "Time": "$timestamp",
                 # A column that the first rows lack would not be shown: what a type does not measure is null.
-                "Electricity (kWh)": {"$ifNull": ["$usage_kwh", None]},
-                "Water (L)": {"$ifNull": ["$usage", None]},
-                "Flow rate (L/min)": {"$ifNull": ["$flow_rate", None]},
+                **{f"{field.title} ({field.unit})": {"$ifNull": [f"${field.name}", None]} for field in AMOUNT_FIELDS},
                 "Faults": _joined("$faults"),
             }
         },
     ],
 )
 
-ELECTRICITY = _consumption(MeterType.ELECTRICITY, "total_usage_kwh")
-WATER = _consumption(MeterType.WATER, "total_usage")
+CONSUMPTION = {name: _consumption(row) for name, row in METER_TYPES.items()}
+"""The question about each meter type's consumption."""
 
-QUESTIONS = (ELECTRICITY, WATER, COMPLETENESS, FAULTS_NOW, WORST, LATEST)
+QUESTIONS = (*CONSUMPTION.values(), COMPLETENESS, FAULTS_NOW, WORST, LATEST)

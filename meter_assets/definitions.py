@@ -2,8 +2,7 @@
 
 import dagster as dg
 
-from meter_assets.assets.daily import local_days
-from meter_assets.assets.sources import SOURCES
+from meter_assets.days.assets import local_days
 from meter_assets.freshness import freshness_checks, freshness_sensor
 from meter_assets.jobs import daily_readings_job, late_readings_job
 from meter_assets.resources import all_resources
@@ -13,6 +12,7 @@ from meter_assets.schedules import yesterday_schedule
 from meter_assets.sensors.alerts import alert_sensor
 from meter_assets.sensors.failed_runs import failed_run_sensor
 from meter_assets.sensors.late_readings import late_readings_sensor
+from meter_assets.sources import SOURCES
 
 defs = dg.Definitions(
     assets=dg.with_source_code_references([*SOURCES, local_days]),

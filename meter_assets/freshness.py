@@ -5,7 +5,7 @@ import warnings
 import dagster as dg
 
 from meter_assets.partitions import LOCAL_DAYS
-from metering.store import DAILY_AVERAGES
+from metering.daily_tables import DAILY_AVERAGES
 
 DEADLINE = "0 2 * * *"
 """City time. The schedule materializes yesterday at 00:30; an hour and a half is enough for a late service."""

@@ -4,12 +4,16 @@ from datetime import date
 
 import dagster as dg
 
-from meter_assets import up_to_date
-from meter_assets.assets.daily import DAILY_SPECS
-from meter_assets.day_work import Stores, again_when_away, materialize_days
-from meter_assets.partitions import LOCAL_DAYS, local_day
+from meter_assets.days import up_to_date
+from meter_assets.days.assets import DAILY_SPECS
+from meter_assets.days.run import materialize_days
+from meter_assets.days.stores import Stores, again_when_away
+from meter_assets.partitions import LOCAL_DAYS
 from meter_assets.resources import LakeResource, MongoResource, SparkResource
-from metering.local_days import DAILY_ASSETS, read_day
+from metering.calendar import local_day
+from metering.daily_tables import DAILY_ASSETS
+from metering.local_days import read_day
+from metering.settings import load_settings
 
 daily_readings_job = dg.define_asset_job(
     "daily_readings_job",
@@ -45,7 +49,7 @@ def recompute_days(
             for day in told:
                 evaluation = up_to_date.evaluation(read_day(database, day))
                 context.log_event(evaluation)  # pyright: ignore[reportArgumentType] (it takes them)
-    materialize_days(context, [local_day(day) for day in days], DAILY_ASSETS, stores)
+    materialize_days(context, [local_day(day, load_settings().zone) for day in days], DAILY_ASSETS, stores)
 
 
 def _dates(names: list[str]) -> list[date]:

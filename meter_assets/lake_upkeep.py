@@ -17,9 +17,9 @@ from pymongo.database import Database
 
 from meter_assets.folder_lake import FolderLake
 from meter_assets.lake import Lake, day_folder
+from metering.daily_tables import RAW_READINGS
 from metering.errors import MetersError
 from metering.local_days import read_day, withdraw
-from metering.store import RAW_READINGS
 
 LOOKS_AT_ONCE = 16
 """Days looked at side by side: an object store takes its time over each request."""

@@ -16,11 +16,11 @@ RETRY_SECONDS = 0.5
 _SCRIPT = """
 import json, sys
 import dagster as dg
-from meter_assets import day_work
+from meter_assets.days import stores
 from meter_assets.definitions import defs
 from meter_assets.failures import failure_line
 
-day_work.FIRST_RETRY_SECONDS = float(sys.argv[1])
+stores.FIRST_RETRY_SECONDS = float(sys.argv[1])
 answers = sys.stdout
 sys.stdout = sys.stderr
 print("ready", file=answers, flush=True)

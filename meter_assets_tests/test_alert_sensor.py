@@ -18,11 +18,12 @@ from meter_assets.sensors import alerts as sensor_module
 from meter_assets.sensors.alerts import AlertCursor, alert_sensor, summary
 from meter_assets_tests.alert_support import NOW, SECRET, Receiver, fault, minutes, receiving, store
 from meter_assets_tests.support import wait_for
+from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY
 from metering.errors import MetersError
-from metering.reading import MeterType
+from metering.meter_types import MeterType
 from metering.registry import Meter, register_meters
 from metering.settings import Settings, load_settings
-from metering.store import ABNORMAL_DEVICE_SUMMARY, ALERTS, FAULT_EPISODES, LATEST_READINGS, ensure_collections
+from metering.store import ALERTS, FAULT_EPISODES, LATEST_READINGS, ensure_collections
 
 ASSET = dg.AssetKey("abnormal_device_summary")
 

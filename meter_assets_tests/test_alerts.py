@@ -15,12 +15,13 @@ from alerting.lost_messages import check_lost_messages
 from alerting.silent import check_silence
 from meter_assets_tests.alert_support import NOW, minutes
 from meter_assets_tests.support import meters
+from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY
 from metering.errors import MetersError
 from metering.lost_messages import Loss, LossReason, record_losses
-from metering.reading import MeterType
+from metering.meter_types import MeterType
 from metering.registry import METERS, Meter, register_meters
 from metering.settings import Settings
-from metering.store import ABNORMAL_DEVICE_SUMMARY, ALERTS, LATEST_READINGS, ensure_collections
+from metering.store import ALERTS, LATEST_READINGS, ensure_collections
 
 DAY = date(2024, 5, 26)
 

@@ -7,17 +7,12 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from meter_assets.checks import CHECKS, Finding
-from meter_assets.day_figures import DayFigures
+from meter_assets.figures.check import Finding
+from meter_assets.figures.day_figures import DayFigures
+from meter_assets.figures.registered import CHECKS
+from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION, RAW_READINGS
 from metering.settings import Settings
-from metering.store import (
-    ABNORMAL_DEVICE_SUMMARY,
-    DAILY_AVERAGES,
-    DAILY_CONSUMPTION,
-    FAULTS,
-    RAW_READINGS,
-    connect,
-)
+from metering.store import FAULTS, connect
 
 DAY = date(2024, 5, 18)
 START = datetime(2024, 5, 18, tzinfo=UTC)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from faker import Faker
 
 from metering.city import DISTRICTS, make_city
-from metering.reading import MeterType
+from metering.meter_types import MeterType
 from metering.registry import Meter
 
 START = datetime(2024, 5, 1, tzinfo=UTC)

@@ -17,9 +17,10 @@ from meter_assets_tests.support import meters, settings_for, wait_for
 from meter_assets_tests.test_mongo_errors import failing
 from meter_cli.console import SafeConsole, one_line, visible
 from meter_cli.failure import explain
+from metering.daily_tables import DAILY_CONSUMPTION
 from metering.lost_messages import Loss, LossReason, record_losses
 from metering.settings import Settings, load_settings
-from metering.store import ALERTS, DAILY_CONSUMPTION, METERS
+from metering.store import ALERTS, METERS
 
 HOSTILE = ("[/bold]", "=1+1", "\x1b]0;title\x07", "<img src=x onerror=alert(1)>", "a|b", "\x9b31m", "\u202egnp.exe")
 

@@ -13,7 +13,7 @@ import pytest
 
 from meter_assets_tests.csv_oracle import FILES, expected_days, expected_readings, is_healthy
 from metering.errors import MetersError
-from metering.reading import MeterType
+from metering.meter_types import METER_TYPES, MeterType
 from streaming.csv_layout import PRESETS, CsvLayout
 from streaming.csv_readings import CsvReadings, Message, Missing, Refused, Row, read_messages
 from streaming.csv_source import MAX_LINE_BYTES
@@ -260,7 +260,7 @@ def test_what_is_no_csv_at_all_is_said_at_once(tmp_path: Path, content: bytes):
 @pytest.mark.parametrize("preset", FILES)
 def test_real_files_agree_with_the_independent_computation(shared_data: Path, preset: str):
     path = shared_data / FILES[preset]
-    field = PRESETS[preset].meter_type.usage_field
+    field = METER_TYPES[PRESETS[preset].meter_type].usage.name
     readings: dict[tuple[str, datetime], float] = {}
     values = set()
     for row in read_messages(path, PRESETS[preset]):

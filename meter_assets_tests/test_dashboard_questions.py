@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-import dagster as dg
 import pytest
 from bson import json_util
 from pymongo.database import Database
@@ -14,29 +13,28 @@ from alerting.episodes import update_episodes
 from dashboards.native_query import native_query
 from dashboards.questions import (
     COMPLETENESS,
+    CONSUMPTION,
     DAYS,
-    ELECTRICITY,
     FAULTS_NOW,
     LATEST,
     QUESTIONS,
     UNTIL,
-    WATER,
     WORST,
     Question,
 )
-from meter_assets.columns import ABNORMAL_DEVICE_SUMMARY as ABNORMAL_COLUMNS
-from meter_assets.columns import DAILY_AVERAGES as AVERAGES_COLUMNS
-from meter_assets.publish import Edition, publish_day
+from meter_assets.days.revisions import Edition, publish_day
 from meter_assets_tests.alert_support import NOW, fault, minutes, store
+from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_TABLES
 from metering.local_days import begin_days
-from metering.reading import MeterType
+from metering.meter_types import METER_TYPES, MeterType
 from metering.registry import Meter, register_meters
 from metering.settings import Settings
-from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, LATEST_READINGS
+from metering.store import LATEST_READINGS
 from streaming.router.windows import keep_latest
 
 Row = dict[str, Any]
 
+ELECTRICITY, WATER = (CONSUMPTION[name] for name in ("electricity", "water"))
 FIRST = date(2024, 3, 29)
 
 
@@ -65,9 +63,9 @@ def answer(database: Database, question: Question, **values: Any) -> list[Row]:
     return rows
 
 
-def as_published(document: Row, columns: dg.TableSchema) -> Row:
+def as_published(document: Row, table: str) -> Row:
     """The document, if it has the fields of its collection; publishing adds two."""
-    assert set(document) == {column.name for column in columns.columns} - {"computed_at", "revision"}
+    assert set(document) == {column.name for column in DAILY_TABLES[table].columns}
     return document
 
 
@@ -77,7 +75,7 @@ def averages(day: date, meter_type: MeterType, total: float, completeness: float
         "_id": f"{day}|{meter_type}",
         "calculation_date": str(day),
         "meter_type": str(meter_type),
-        "unit": meter_type.unit,
+        "unit": METER_TYPES[meter_type].unit,
         "avg_usage": total / 10 if is_water else None,
         "avg_usage_kwh": None if is_water else total / 10,
         "avg_flow_rate": 1.0 if is_water else None,
@@ -87,7 +85,7 @@ def averages(day: date, meter_type: MeterType, total: float, completeness: float
         **{"readings": 10, "faulty_readings": 0, "meters_seen": 1, "meters_expected": 1, "expected_readings": 10},
         "completeness": completeness,
     }
-    return as_published(document, AVERAGES_COLUMNS)
+    return as_published(document, DAILY_AVERAGES)
 
 
 def abnormal(day: date, device: str, faulty: int, of: int) -> Row:
@@ -106,7 +104,7 @@ def abnormal(day: date, device: str, faulty: int, of: int) -> Row:
         "last_fault_at": at + minutes(faulty),
         "longest_fault_run": faulty,
     }
-    return as_published(document, ABNORMAL_COLUMNS)
+    return as_published(document, ABNORMAL_DEVICE_SUMMARY)
 
 
 def publish(database: Database, asset: str, day: date, documents: Iterable[Row]) -> None:

@@ -11,11 +11,13 @@ from dashboards import definitions
 from dashboards import provision as provisioning
 from dashboards.layout import TILES
 from dashboards.provision import Report, Target, provision, target_of
-from dashboards.questions import QUESTIONS, WATER, WORST
+from dashboards.questions import CONSUMPTION, QUESTIONS, WORST
 from meter_assets_tests.metabase_server import MetabaseServer, serving
 from meter_assets_tests.support import free_ports, meters
 from metering.errors import MetersError, ServiceAwayError
 from metering.settings import LOOPBACK, Settings
+
+WATER = CONSUMPTION["water"]
 
 EMAIL = "admin@example.org"
 PASSWORD = "correct horse battery"  # noqa: S105 - of the test's own server

@@ -10,7 +10,8 @@ from meter_assets_tests.csv_oracle import FILES, DayTotals, expected_days
 from meter_assets_tests.days_support import Installation
 from meter_assets_tests.support import meters
 from meter_cli.console import counted
-from metering.store import DAILY_AVERAGES, connect, keep_timezone
+from metering.daily_tables import DAILY_AVERAGES, DAILY_TABLES
+from metering.store import connect, keep_timezone
 from streaming.csv_layout import PRESETS
 
 
@@ -100,22 +101,15 @@ def test_electricity_files_equal_the_daily_numbers(installation, shared_data, pr
 
 
 def test_documents_have_exactly_the_columns_that_are_published(installation):
-    from meter_assets import columns
-
     installation.run("simulate", "--days", "1", "--households", "2", "--fault-rate", "0.2")
     installation.run("ingest", "--until-caught-up")
     day = next(iter(installation.database["iot-meter"].find().sort("_id", -1)))["timestamp"].date()
     installation.run("backfill", str(day))
-    schemas = {
-        "daily_averages": columns.DAILY_AVERAGES,
-        "daily_consumption": columns.DAILY_CONSUMPTION,
-        "abnormal_device_summary": columns.ABNORMAL_DEVICE_SUMMARY,
-    }
-    for collection, schema in schemas.items():
-        documents = installation.documents(collection).values()
+    for name, table in DAILY_TABLES.items():
+        documents = installation.documents(name).values()
         assert documents
         for document in documents:
-            assert list(document) == [column.name for column in schema.columns]
+            assert list(document) == [column.name for column in table.all_columns]
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,14 @@
 import dagster as dg
 import pytest
 
-from meter_assets import up_to_date
-from meter_assets.assets.daily import DAILY_SPECS, local_days
-from meter_assets.checks import CHECKS
+from meter_assets.days import up_to_date
+from meter_assets.days.assets import DAILY_SPECS, local_days
 from meter_assets.definitions import defs
 from meter_assets.failures import failure_line
+from meter_assets.figures.registered import CHECKS
 from meter_assets.partitions import LOCAL_DAYS, days_between
 from meter_assets.resources import all_resources
-from metering.store import DAILY_AVERAGES
+from metering.daily_tables import DAILY_AVERAGES
 
 KEYS = {
     "iot_meter_topic",

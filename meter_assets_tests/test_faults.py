@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from meter_assets.transforms.readings import judged, stored
+from meter_assets.figures.device_days import judged, stored
 from meter_assets_tests.corpus.verdicts import arrived, router_options
 from metering.fault_event import fault_document, parse_fault_event
 from metering.faults import FAULT_RULES, fault_details, rules_in_force, with_registry

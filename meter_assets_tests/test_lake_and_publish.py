@@ -7,12 +7,13 @@ from threading import Thread
 from pymongo.database import Database
 from pyspark.sql import SparkSession
 
+from meter_assets.days.history import as_of, changed_figures, read_history
+from meter_assets.days.revisions import Edition, publish_day
 from meter_assets.folder_lake import FolderLake
-from meter_assets.history import as_of, changed_figures, read_history
-from meter_assets.publish import Edition, publish_day
 from meter_assets_tests.lake_support import values, write
+from metering.daily_tables import DAILY_AVERAGES
 from metering.local_days import begin_days, read_day, touch_days
-from metering.store import DAILY_AVERAGES, REVISIONS
+from metering.store import REVISIONS
 
 FIRST, SECOND = date(2024, 5, 18), date(2024, 5, 19)
 RULES = {"meter_fault": 1}

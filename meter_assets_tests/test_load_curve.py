@@ -8,8 +8,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from meter_assets.day_figures import DayFigures
-from meter_assets.load_curve import COLOURS, load_curve
+from meter_assets.figures.day_figures import DayFigures
+from meter_assets.figures.load_curve import load_curve
+from metering.meter_types import METER_TYPES
 
 START = datetime(2016, 10, 29, 22, tzinfo=UTC)
 
@@ -29,7 +30,7 @@ def test_each_meter_type_has_its_picture(hours: int):
     one = pixels(load_curve(figures(hours, "water")))
     both = pixels(load_curve(figures(hours, "water", "electricity")))
     assert both.shape[1] == pytest.approx(2 * one.shape[1], abs=2)
-    bars = {meter_type: to_rgb(colour) for meter_type, colour in COLOURS.items()}
+    bars = {name: to_rgb(row.colour) for name, row in METER_TYPES.items()}
     for picture, drawn in ((one, {"water"}), (both, {"water", "electricity"})):
         assert {name for name, colour in bars.items() if (abs(picture[..., :3] - colour) < 0.01).all(-1).any()} == drawn
 

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from meter_assets_tests.support import settings_for
 from metering.city import make_city
 from metering.errors import MetersError
-from metering.reading import FAULT_SIGN, encode_message, parse_reading
+from metering.meter_types import FAULT_SIGN
+from metering.reading import encode_message, parse_reading
 from metering.registry import Meter
 from streaming.fault_plan import FaultPlan
 from streaming.malformed import GARBLERS, conflicting, garbled

@@ -13,22 +13,20 @@ from alerting.delivery import deliver
 from alerting.episodes import clear_quiet_episodes, update_episodes
 from alerting.late_days import check_late_days
 from alerting.silent import check_silence
-from meter_assets.history import read_history
-from meter_assets.publish import Edition, publish_day
+from meter_assets.days.history import read_history
+from meter_assets.days.revisions import Edition, publish_day
 from meter_assets_tests.alert_support import fault
 from meter_assets_tests.days_support import Installation, assert_whole, store_readings
 from meter_assets_tests.plans_support import assert_no_collection_scans
 from meter_assets_tests.runner_support import Runner
-from metering.local_days import DAILY_ASSETS, begin_days, dismiss_day, finished_days, read_day, touch_days
+from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY, DAILY_ASSETS, DAILY_AVERAGES, DAILY_CONSUMPTION
+from metering.local_days import begin_days, dismiss_day, finished_days, read_day, touch_days
 from metering.local_days import unsettled_days as read_unsettled_days
 from metering.publishing import Publishing, begin_publishing, end_publishing
 from metering.registry import METERS
 from metering.settings import Settings
 from metering.store import (
-    ABNORMAL_DEVICE_SUMMARY,
     ALERTS,
-    DAILY_AVERAGES,
-    DAILY_CONSUMPTION,
     FAULT_EPISODES,
     FAULTS,
     LATEST_READINGS,

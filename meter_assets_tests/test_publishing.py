@@ -13,16 +13,17 @@ import pytest
 from pymongo.database import Database
 
 from local_stack.dagster import dagster_environment
-from meter_assets import up_to_date
+from meter_assets.days import up_to_date
 from meter_assets.sensors.late_readings import late_readings_sensor, plan_run
 from meter_assets_tests.days_support import Installation, assert_whole, failpoint, store_readings
 from meter_assets_tests.runner_support import Runner, config_of
 from meter_assets_tests.support import meters, wait_for
+from metering.daily_tables import DAILY_AVERAGES, DAILY_CONSUMPTION
 from metering.local_days import begin_days, read_day, touch_days, unsettled_days
 from metering.processes import own_process
 from metering.publishing import LEASE, Publishing, begin_publishing, end_publishing
 from metering.settings import Settings, load_settings
-from metering.store import DAILY_AVERAGES, DAILY_CONSUMPTION, ensure_collections
+from metering.store import ensure_collections
 
 DAY, AFTER = date(2024, 5, 1), date(2030, 1, 1)
 ALL, SOME = ("averages", "consumption"), ("averages",)

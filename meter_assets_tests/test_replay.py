@@ -17,6 +17,7 @@ from meter_assets_tests.csv_oracle import FILES, expected_readings
 from meter_assets_tests.support import free_ports, read_topic
 from meter_cli.replay import replay as replay_command
 from metering.errors import MetersError
+from metering.meter_types import METER_TYPES
 from metering.reading import parse_reading
 from metering.registry import METERS
 from metering.settings import Settings, load_settings
@@ -73,7 +74,9 @@ def test_a_real_file_reaches_kafka_whole(shared_data: Path, database: Settings, 
     for record in records:
         reading = parse_reading(record.value)
         assert record.key == reading.device_id.encode()
-        readings[reading.device_id, reading.timestamp] = getattr(reading, PRESETS[preset].meter_type.usage_field)
+        readings[reading.device_id, reading.timestamp] = getattr(
+            reading, METER_TYPES[PRESETS[preset].meter_type].usage.name
+        )
     assert len(records) == len(readings) == report.sent
     assert readings.keys() == expected.keys()
     assert all(math.isclose(usage, expected[key], abs_tol=1e-9) for key, usage in readings.items())

@@ -6,17 +6,18 @@ from zoneinfo import ZoneInfo
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from meter_assets.figures import device_days as transforms
+from meter_assets.figures.abnormal_device_summary import abnormal_device_summary
+from meter_assets.figures.daily_averages import daily_averages
+from meter_assets.figures.daily_consumption import daily_consumption
 from meter_assets.lake import RAW_READINGS_SCHEMA
-from meter_assets.transforms import readings as transforms
-from meter_assets.transforms.abnormal import abnormal_device_summary
-from meter_assets.transforms.averages import daily_averages
-from meter_assets.transforms.consumption import daily_consumption
+from metering.calendar import Day
 from metering.faults import FAULT_RULES
 from metering.registry import METER_SPARK_SCHEMA
 
 DAY = date(2024, 5, 18)
 START = datetime(2024, 5, 18, tzinfo=UTC)
-DAYS = [(DAY, START, START + timedelta(days=1))]
+DAYS = [Day(DAY, START, START + timedelta(days=1))]
 LONG_AGO = datetime(2010, 1, 1, tzinfo=UTC)
 
 
@@ -137,7 +138,7 @@ def test_expected_readings_follow_the_length_of_the_local_day(spark, register, d
     zone = ZoneInfo("Europe/Madrid")
     start = datetime(*day, tzinfo=zone)
     end = datetime.combine(start.date() + timedelta(days=1), start.timetz())
-    days = transforms.days_frame(spark, [(start.date(), start.astimezone(UTC), end.astimezone(UTC))])
+    days = transforms.days_frame(spark, [Day(start.date(), start.astimezone(UTC), end.astimezone(UTC))])
     expected = transforms.expected_readings(register(meter("em1", "electricity")), days).collect()
     assert [row["expected_readings"] for row in expected] == [quarter_hours]
 
@@ -160,7 +161,7 @@ def test_local_days_hold_at_both_clock_changes(spark):
         datetime(2016, 10, 30, 23, 0, tzinfo=UTC): date(2016, 10, 31),
     }
     frame = spark.createDataFrame([(instant,) for instant in instants], "timestamp timestamp")
-    days = frame.select(transforms.local_day("timestamp", "Europe/Madrid").alias("day")).collect()
+    days = frame.select(transforms.local_day_of("timestamp", "Europe/Madrid").alias("day")).collect()
     assert [row["day"] for row in days] == list(instants.values())
 
 

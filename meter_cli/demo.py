@@ -16,9 +16,11 @@ from rich.table import Table
 
 from meter_cli.console import BAD, GOOD, coloured, err, out, print_json, progress
 from metering.addresses import redact
+from metering.daily_tables import DAILY_AVERAGES
 from metering.errors import MetersError
+from metering.meter_types import METER_TYPES
 from metering.settings import Settings, load_settings
-from metering.store import DAILY_AVERAGES, FAULTS, HEARTBEATS, READINGS, connect, ensure_collections
+from metering.store import FAULTS, HEARTBEATS, READINGS, connect, ensure_collections
 
 SEED = 1
 INTERVAL_SECONDS = 900
@@ -181,9 +183,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
     for name in ("readings", "faulty", "total", "mean", "complete"):
         table.add_column(name, justify="right")
     for row in summary["daily_averages"]:
-        unit, water = row["unit"], row["meter_type"] == "water"
-        total = row["total_usage"] if water else row["total_usage_kwh"]
-        mean = row["avg_usage"] if water else row["avg_usage_kwh"]
+        unit, meter_type = row["unit"], METER_TYPES[row["meter_type"]]
+        total, mean = row[meter_type.total_column], row[meter_type.mean_column]
         table.add_row(
             row["calculation_date"],
             row["meter_type"],

@@ -7,8 +7,9 @@ from typing import Any
 from kafka import TopicPartition
 from pymongo.database import Database
 
+from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION
+from metering.meter_types import METER_TYPES
 from metering.settings import DEAD_LETTERS_TOPIC, Settings
-from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION
 from streaming.batch import Counts
 from streaming.dead_letters import ensure_dead_letters_topic
 from streaming.kafka import kafka_errors, open_consumer, partitions_of
@@ -86,7 +87,7 @@ def _same_figures(what: str, document: dict[str, Any] | None, expected: dict[str
     if document is None:
         yield f"{what}: nothing is published"
         return
-    total = document["total_usage"] if document["meter_type"] == "water" else document["total_usage_kwh"]
+    total = document[METER_TYPES[document["meter_type"]].total_column]
     yield from _same(f"{what} readings", document["readings"], expected["readings"])
     yield from _same(f"{what} faulty readings", document["faulty_readings"], expected["faulty"])
     yield from _same(f"{what} usage", total, expected["usage"])

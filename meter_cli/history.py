@@ -8,18 +8,18 @@ import typer
 from rich.table import Table
 
 from meter_cli.console import NOTE, coloured, err, out, print_json
+from metering.daily_tables import DAILY_TABLES
 from metering.errors import MetersError
 from metering.local_days import read_day
 from metering.publishing import publishing_line
 from metering.settings import load_settings
-from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION, connect
+from metering.store import connect
 
-COLLECTIONS = (DAILY_AVERAGES, DAILY_CONSUMPTION, ABNORMAL_DEVICE_SUMMARY)
 IDENTITY = ("_id", "calculation_date", "meter_type", "unit", "device_id", "level", "key", "computed_at", "revision")
 
 
 def history(
-    asset: Annotated[str, typer.Argument(help="One of: " + ", ".join(COLLECTIONS))],
+    asset: Annotated[str, typer.Argument(help="One of: " + ", ".join(DAILY_TABLES))],
     day: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="Local day.")],
     key: Annotated[str | None, typer.Option(help="Only the document with this _id.")] = None,
     moment: Annotated[
@@ -29,10 +29,10 @@ def history(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show what was published of a day: every change with its time, run and reason; or the figures of a past moment."""
-    from meter_assets.history import as_of, read_history
+    from meter_assets.days.history import as_of, read_history
 
-    if asset not in COLLECTIONS:
-        raise MetersError(f"'{asset}' publishes no figures", fix=f"Choose from {', '.join(COLLECTIONS)}")
+    if asset not in DAILY_TABLES:
+        raise MetersError(f"'{asset}' publishes no figures", fix=f"Choose from {', '.join(DAILY_TABLES)}")
     instant = _instant(moment) if moment else None
     settings = load_settings()
     database = connect(settings)
@@ -66,7 +66,7 @@ def _instant(text: str) -> datetime:
 
 
 def _print_changes(versions: list[Any]) -> None:
-    from meter_assets.history import changed_figures
+    from meter_assets.days.history import changed_figures
 
     before: Any = None
     for version in versions:

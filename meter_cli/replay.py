@@ -10,9 +10,10 @@ from rich.table import Table
 
 from meter_cli.console import byte_progress, out, print_json
 from metering.errors import MetersError
-from metering.reading import MeterType, iso_utc
+from metering.meter_types import METER_TYPES, MeterType
+from metering.reading import iso_utc
 from metering.settings import READINGS_TOPIC, load_settings
-from streaming.csv_layout import PRESETS, UNITS, CsvLayout
+from streaming.csv_layout import PRESETS, UNIT_NAMES, CsvLayout, types_with_unit
 from streaming.replay import MAX_NEW_METERS, ReplayReport
 from streaming.replay import replay as run_replay
 
@@ -47,7 +48,7 @@ def replay(
         MeterType | None, typer.Option("--type", help="What the meters measure.", rich_help_panel=_FORMAT)
     ] = None,
     unit: Annotated[
-        str | None, typer.Option(help=f"Unit of the usage: {', '.join(UNITS)}.", rich_help_panel=_FORMAT)
+        str | None, typer.Option(help=f"Unit of the usage: {', '.join(UNIT_NAMES)}.", rich_help_panel=_FORMAT)
     ] = None,
     time_format: Annotated[
         str | None, typer.Option(help="strptime format like '%d/%m/%Y %H:%M', or iso.", rich_help_panel=_FORMAT)
@@ -150,13 +151,15 @@ def _layout(preset: str | None, options: dict[str, Any]) -> CsvLayout:
     lacking = [option for name, option in needed.items() if name not in given]
     if "device_column" not in given and "device_id" not in given:
         lacking.append("--device or --device-id")
-    if "meter_type" not in given and "unit" in given and given["unit"] in UNITS:
-        given["meter_type"] = UNITS[given["unit"]].meter_type
-    elif "meter_type" not in given:
-        lacking.append("--type")
+    if "meter_type" not in given:
+        types = types_with_unit(given.get("unit", ""))
+        if len(types) == 1:
+            given["meter_type"] = types[0]
+        else:
+            lacking.append("--type")
     if lacking:
         raise typer.BadParameter(f"without a preset ({', '.join(PRESETS)}) it needs {', '.join(lacking)}")
-    given.setdefault("unit", given["meter_type"].unit)
+    given.setdefault("unit", METER_TYPES[given["meter_type"]].unit)
     return CsvLayout(**given)
 
 

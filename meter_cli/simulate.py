@@ -17,7 +17,7 @@ from meter_cli.console import err, out, print_json, progress
 from metering.alive import Alive
 from metering.city import make_city
 from metering.errors import MetersError
-from metering.reading import MeterType
+from metering.meter_types import METER_TYPES
 from metering.registry import Meter
 from metering.settings import Settings, load_settings
 from streaming.ledger import Ledger
@@ -60,7 +60,7 @@ def _rate(default_text: str) -> typer.models.OptionInfo:
 
 
 def simulate(
-    households: Annotated[int, typer.Option(min=1, help="Each has an electricity and a water meter.")] = 20,
+    households: Annotated[int, typer.Option(min=1, help="Each has a meter of every type.")] = 20,
     seed: Annotated[int, typer.Option(help="Another seed is another city with another course of events.")] = 1,
     interval: Annotated[
         str,
@@ -188,8 +188,8 @@ def print_ledger(ledger: Ledger) -> None:
     for title in ("readings", "faulty", "usage"):
         days.add_column(title, justify="right")
     for day in sorted(ledger.days):
-        for meter_type in MeterType:
-            totals = ledger.totals(day, meter_type)
-            usage = f"{totals['usage']:,.3f} {meter_type.unit}"
-            days.add_row(day, meter_type, f"{totals['readings']:,}", f"{totals['faulty']:,}", usage)
+        for row in METER_TYPES.values():
+            totals = ledger.totals(day, row.meter_type)
+            usage = f"{totals['usage']:,.3f} {row.unit}"
+            days.add_row(day, row.meter_type, f"{totals['readings']:,}", f"{totals['faulty']:,}", usage)
     out.print(f"Run {ledger.run_id}{'' if ledger.complete else ' (not all acknowledged)'}", counts, days)

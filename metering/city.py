@@ -1,4 +1,4 @@
-"""Making up a city: households with names, addresses and districts, each with one electricity and one water meter.
+"""Making up a city: households with names, addresses and districts, each with one meter of every type.
 
 Only who lives where and which meter hangs there. What the meters report is made up in streaming/meter_model.py; how
 the registry is stored is said in registry.py.
@@ -9,7 +9,7 @@ from datetime import datetime
 
 from faker import Faker
 
-from metering.reading import MeterType
+from metering.meter_types import METER_TYPES
 from metering.registry import Meter
 
 LOCALES = ("en_GB", "es_ES", "fr_FR", "de_DE", "vi_VN")
@@ -23,7 +23,7 @@ def make_city(*, households: int, seed: int, interval_seconds: int, installed_at
     addresses also depend on Faker's version.
 
     Args:
-        households: how many; each has two meters.
+        households: how many; each has a meter of every type.
         seed: another seed is another city.
         interval_seconds: usual time between two readings of a meter.
         installed_at: when readings are expected from.
@@ -45,6 +45,8 @@ def make_city(*, households: int, seed: int, interval_seconds: int, installed_at
             "district": choice.choice(DISTRICTS),
             "source": "simulate",
         }
-        city.append(Meter(device_id=f"em{number}", meter_type=MeterType.ELECTRICITY, **common))
-        city.append(Meter(device_id=f"wm{number}", meter_type=MeterType.WATER, **common))
+        city.extend(
+            Meter(device_id=f"{row.device_prefix}{number}", meter_type=row.meter_type, **common)
+            for row in METER_TYPES.values()
+        )
     return city

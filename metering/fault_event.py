@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from metering.reading import MAX_MESSAGE_BYTES, DeviceId, MeterType
+from metering.meter_types import METER_TYPES, MeterType
+from metering.reading import MAX_MESSAGE_BYTES, DeviceId
 
 MAX_EVENT_BYTES = 16 * MAX_MESSAGE_BYTES
 """A payload may grow sixfold as a JSON string (`\\u0001`), and the rules add some 2 KiB."""
@@ -94,7 +95,7 @@ FAULT_DOCUMENT_SCHEMA: dict[str, Any] = {
         "_id": {"bsonType": "string"},
         "device_id": {"bsonType": "string"},
         "timestamp": {"bsonType": "date"},
-        "meter_type": {"enum": [str(meter_type) for meter_type in MeterType]},
+        "meter_type": {"enum": list(METER_TYPES)},
         "severity": {"enum": [str(severity) for severity in Severity]},
         "rules": {"bsonType": "array", "minItems": 1},
         "payload": {"bsonType": "string"},

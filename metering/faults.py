@@ -7,21 +7,17 @@ Building a column needs a Spark session.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from metering.fault_event import Severity
-from metering.reading import FAULT_SIGN, MeterType
+from metering.meter_columns import of_reading, usage
+from metering.meter_types import DEFAULT_LOWER_BOUND, FAULT_FIELDS, FAULT_SIGN, METER_TYPES, MeterTypeRow
 
 FUTURE_TOLERANCE_SECONDS = 300
 """How far a meter's clock may be ahead of ours."""
-
-DEFAULT_UPPER_BOUND_PER_HOUR = {MeterType.ELECTRICITY: 43.5, MeterType.WATER: 5_000.0}
-"""What an hour can carry at most, in kWh and L, where the registry names no bound: a household's three-phase connection
-of 63 A at 230 V (3 x 63 A x 230 V = 43.5 kW), and the overload flow Q4 = 5 m3/h of a Q3 4 water meter (ISO 4064-1)."""
-
-DEFAULT_LOWER_BOUND = 0.0
 
 
 @dataclass(frozen=True)
@@ -45,24 +41,19 @@ class FaultRule:
     explanation: Callable[[], Column]
 
 
-def _usage() -> Column:
-    return F.coalesce("usage_kwh", "usage")
+def _is_fault_sign(row: MeterTypeRow) -> Column:
+    return F.col(row.fault_field) == FAULT_SIGN
 
 
-def _is_electricity() -> Column:
-    return F.col("usage_kwh").isNotNull()
-
-
-def _by_type(electricity: object, water: object) -> Column:
-    return F.when(_is_electricity(), F.lit(electricity)).otherwise(F.lit(water))
-
-
-def _usage_field() -> Column:
-    return _by_type(MeterType.ELECTRICITY.usage_field, MeterType.WATER.usage_field)
+def _is_fault_sign_of_usage() -> Column:
+    """Does the reading carry the fault sign in its usage itself? Then the usage is no amount."""
+    of_usage = (row for row in METER_TYPES.values() if row.fault_field == row.usage.name)
+    signs = (F.col(row.usage.name).isNotNull() & _is_fault_sign(row) for row in of_usage)
+    return reduce(Column.__or__, signs, F.lit(False))
 
 
 def _upper_bound() -> Column:
-    per_hour = _by_type(*(DEFAULT_UPPER_BOUND_PER_HOUR[kind] for kind in (MeterType.ELECTRICITY, MeterType.WATER)))
+    per_hour = of_reading(lambda row: row.upper_bound_per_hour)
     return F.coalesce(F.col("upper_bound"), per_hour * F.col("interval_seconds") / 3600)
 
 
@@ -86,9 +77,15 @@ def _instant(timestamp: Column) -> Column:
 
 
 def _beyond_bound(which: str, bound: Callable[[], Column]) -> Column:
-    unit = _by_type(MeterType.ELECTRICITY.unit, MeterType.WATER.unit)
+    unit = of_reading(lambda row: row.unit)
     return F.concat(
-        *(_usage_field(), F.lit(" "), _number(_usage()), F.lit(f" is {which} "), F.col("device_id")),
+        *(
+            of_reading(lambda row: row.usage.name),
+            F.lit(" "),
+            _number(usage()),
+            F.lit(f" is {which} "),
+            F.col("device_id"),
+        ),
         *(F.lit("'s bound of "), _number(bound()), F.lit(" "), unit),
         *(F.lit(" in "), _duration(F.col("interval_seconds"))),
     )
@@ -103,10 +100,12 @@ FAULT_RULES = (
         id="meter_fault",
         version=1,
         severity=Severity.CRITICAL,
-        meaning="The meter reports its own fault: -1 in usage_kwh or flow_rate.",
-        condition=lambda: (F.col("usage_kwh") == FAULT_SIGN) | (F.col("flow_rate") == FAULT_SIGN),
+        meaning=f"The meter reports its own fault: {FAULT_SIGN} in {' or '.join(FAULT_FIELDS)}.",
+        condition=lambda: reduce(Column.__or__, (_is_fault_sign(row) for row in METER_TYPES.values())),
         explanation=lambda: F.concat(
-            F.col("device_id"), F.lit(" reports its own fault: -1 in "), _by_type("usage_kwh", "flow_rate")
+            F.col("device_id"),
+            F.lit(f" reports its own fault: {FAULT_SIGN} in "),
+            of_reading(lambda row: row.fault_field),
         ),
     ),
     FaultRule(
@@ -114,15 +113,17 @@ FAULT_RULES = (
         version=1,
         severity=Severity.CRITICAL,
         meaning="Usage below zero: nobody gives back. The -1 of meter_fault is not meant.",
-        condition=lambda: (_usage() < 0) & ~(_is_electricity() & (F.col("usage_kwh") == FAULT_SIGN)),
-        explanation=lambda: F.concat(_usage_field(), F.lit(" "), _number(_usage()), F.lit(" is negative")),
+        condition=lambda: (usage() < 0) & ~_is_fault_sign_of_usage(),
+        explanation=lambda: F.concat(
+            of_reading(lambda row: row.usage.name), F.lit(" "), _number(usage()), F.lit(" is negative")
+        ),
     ),
     FaultRule(
         id="above_upper_bound",
         version=1,
         severity=Severity.CRITICAL,
         meaning="More usage in an interval than the registry's bound for the meter, or what its type can carry.",
-        condition=lambda: _usage() > _upper_bound(),
+        condition=lambda: usage() > _upper_bound(),
         explanation=lambda: _beyond_bound("above", _upper_bound),
     ),
     FaultRule(
@@ -130,7 +131,7 @@ FAULT_RULES = (
         version=1,
         severity=Severity.WARNING,
         meaning="Less usage in an interval than the registry's bound for the meter; negative usage is not meant.",
-        condition=lambda: (_usage() >= 0) & (_usage() < _lower_bound()),
+        condition=lambda: (usage() >= 0) & (usage() < _lower_bound()),
         explanation=lambda: _beyond_bound("below", _lower_bound),
     ),
     FaultRule(

@@ -22,15 +22,14 @@ from pymongo.client_session import ClientSession
 from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 
+from metering.daily_tables import DAILY_ASSETS
 from metering.errors import ServiceAwayError
 from metering.publishing import Publishing, read_publishing
-from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION, LOCAL_DAYS, RAW_READINGS
+from metering.store import LOCAL_DAYS
 
 HOLD_POLL_SECONDS = 0.05
 DUPLICATE_KEY = 11000
 TRANSIENT = "TransientTransactionError"
-
-DAILY_ASSETS = (RAW_READINGS, DAILY_AVERAGES, ABNORMAL_DEVICE_SUMMARY, DAILY_CONSUMPTION)
 
 
 @dataclass(frozen=True)

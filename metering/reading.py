@@ -8,10 +8,11 @@ here (see faults.py).
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from enum import StrEnum
-from functools import lru_cache
-from typing import Annotated, Any
+from functools import lru_cache, reduce
+from operator import or_
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AwareDatetime,
@@ -24,16 +25,16 @@ from pydantic import (
     Tag,
     TypeAdapter,
     ValidationError,
+    create_model,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from metering.fields import Field as MessageField
 from metering.fields import fields_of
+from metering.meter_types import METER_TYPES, MeterType, MeterTypeRow
 
 MAX_MESSAGE_BYTES = 4096
 """A reading is some 100 bytes; whatever is larger than this is no reading and is not even parsed."""
-
-FAULT_SIGN = -1
-"""What a meter writes into usage_kwh or flow_rate to report its own fault."""
 
 DEVICE_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
 """Without '|', which separates the parts of an _id, and without anything that could be a path."""
@@ -62,23 +63,6 @@ AMOUNT_LIMIT = 999_999_999
 """Largest magnitude of an amount in its unit: ten digits before the point leave nine behind it in exact sums."""
 
 
-class MeterType(StrEnum):
-    """What a meter measures."""
-
-    ELECTRICITY = "electricity"
-    WATER = "water"
-
-    @property
-    def unit(self) -> str:
-        """Unit of the meter's usage."""
-        return "kWh" if self is MeterType.ELECTRICITY else "L"
-
-    @property
-    def usage_field(self) -> str:
-        """Field of a reading that holds the interval's usage."""
-        return "usage_kwh" if self is MeterType.ELECTRICITY else "usage"
-
-
 class _InPattern:
     """Has a string match TIMESTAMP_PATTERN before it is parsed: pydantic takes more forms, and numbers as seconds."""
 
@@ -97,8 +81,12 @@ Register = Annotated[float, Field(ge=-1e15, le=1e15)]
 DeviceId = Annotated[str, StringConstraints(pattern=DEVICE_ID_PATTERN)]
 
 
-class _Reading(BaseModel):
+class Reading(BaseModel):
+    """A reading of any meter type: what all of them have. See READING_MODELS."""
+
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+    meter_type: ClassVar[MeterType]
 
     device_id: DeviceId
     timestamp: Timestamp = Field(description="ISO 8601 with an offset; kept as UTC, to the millisecond.")
@@ -113,41 +101,45 @@ class _Reading(BaseModel):
         return reading_id(self.timestamp, self.device_id)
 
 
-class ElectricityReading(_Reading):
-    """One reading of an electricity meter."""
+def _model(row: MeterTypeRow) -> type[Reading]:
+    fields: dict[str, Any] = {each.name: (Amount, Field(description=each.meaning)) for each in row.amounts}
+    article = "an" if row.title[0] in "AEIOU" else "a"
+    model = create_model(
+        f"{row.title}Reading", __base__=Reading, __doc__=f"One reading of {article} {row.meter_type} meter.", **fields
+    )
+    model.meter_type = row.meter_type
+    return model
 
-    usage_kwh: Amount = Field(description="kWh used in the reading's interval; -1 is the meter's own fault sign.")
 
-
-class WaterReading(_Reading):
-    """One reading of a water meter."""
-
-    usage: Amount = Field(description="Litres used in the reading's interval.")
-    flow_rate: Amount = Field(description="Litres a minute at that instant; -1 is the meter's own fault sign.")
+READING_MODELS: Mapping[str, type[Reading]] = {name: _model(row) for name, row in METER_TYPES.items()}
+"""The model of each meter type's readings: the fields of `Reading`, and the type's amounts."""
 
 
 def _meter_type(message: Any) -> str | None:
     if not isinstance(message, dict):
         return None
-    return MeterType.ELECTRICITY if "usage_kwh" in message else MeterType.WATER
+    return next((name for name, row in METER_TYPES.items() if row.usage.name in message), None)
 
 
-Reading = Annotated[
-    Annotated[ElectricityReading, Tag(MeterType.ELECTRICITY)] | Annotated[WaterReading, Tag(MeterType.WATER)],
-    Discriminator(
-        _meter_type,
-        custom_error_type="not_an_object",
-        custom_error_message="A reading is a JSON object",
-    ),
-]
-"""A reading of either type; which one follows from the usage field present."""
+_UNION: Any = reduce(or_, (Annotated[model, Tag(name)] for name, model in READING_MODELS.items()))
+_READING: TypeAdapter[Reading] = TypeAdapter(
+    Annotated[  # pyright: ignore[reportArgumentType] (made of rows)
+        _UNION,  # pyright: ignore[reportInvalidTypeForm]
+        Discriminator(
+            _meter_type,
+            custom_error_type="no_meter_type",
+            custom_error_message="A reading is a JSON object with one of the fields "
+            + ", ".join(row.usage.name for row in METER_TYPES.values()),
+        ),
+    ]
+)
+"""A reading of any type; which one follows from the usage field present."""
 
-_READING: TypeAdapter[ElectricityReading | WaterReading] = TypeAdapter(Reading)
 _validate_json = _READING.validator.validate_json  # without the adapter's options, which cost a quarter of the time
 _long_number = re.compile(LONG_NUMBER_PATTERN.encode()).search
 
 
-def parse_reading(message: bytes) -> ElectricityReading | WaterReading:
+def parse_reading(message: bytes) -> Reading:
     """Parse one message value, strictly.
 
     Raises:
@@ -202,33 +194,32 @@ def reading_id_range(start: datetime, end: datetime) -> tuple[str, str]:
     return iso_utc(start)[:-1], iso_utc(end)[:-1]
 
 
-def to_document(reading: ElectricityReading | WaterReading) -> dict[str, Any]:
+def to_document(reading: Reading) -> dict[str, Any]:
     """The reading as MongoDB keeps it in `iot-meter`, without `received_at`, the broker's time of arrival."""
     timestamp = reading.timestamp
     if timestamp.microsecond % 1000:
         timestamp = timestamp.replace(microsecond=timestamp.microsecond // 1000 * 1000)
+    meter_type, amounts = _STORED[type(reading)]
     document: dict[str, Any] = {
         "_id": reading_id(timestamp, reading.device_id),
         "device_id": reading.device_id,
         "timestamp": timestamp,
+        "meter_type": meter_type,
     }
-    if isinstance(reading, ElectricityReading):
-        document["meter_type"] = "electricity"
-        document["usage_kwh"] = reading.usage_kwh
-    else:
-        document["meter_type"] = "water"
-        document["usage"] = reading.usage
-        document["flow_rate"] = reading.flow_rate
+    for name in amounts:
+        document[name] = getattr(reading, name)
     if reading.register_ is not None:
         document["register"] = reading.register_
     document["schema_version"] = reading.schema_version
     return document
 
 
-FIELDS = {
-    MeterType.ELECTRICITY: fields_of(ElectricityReading),
-    MeterType.WATER: fields_of(WaterReading),
+_STORED = {
+    READING_MODELS[name]: (name, tuple(field.name for field in row.amounts)) for name, row in METER_TYPES.items()
 }
+"""Meter type and amounts of each model."""
+
+FIELDS: Mapping[str, tuple[MessageField, ...]] = {name: fields_of(model) for name, model in READING_MODELS.items()}
 """What a message of each type has, for those who cannot ask pydantic."""
 
 ALL_FIELDS = {field.name: field for fields in FIELDS.values() for field in fields}
@@ -255,7 +246,7 @@ DOCUMENT_SCHEMA: dict[str, Any] = {
         "_id": {"bsonType": "string", "pattern": ID_PATTERN},
         "device_id": {"bsonType": "string"},
         "timestamp": {"bsonType": "date"},
-        "meter_type": {"enum": [str(meter_type) for meter_type in MeterType]},
+        "meter_type": {"enum": list(METER_TYPES)},
         **{name: {"bsonType": "double"} for name in NUMBERS},
         "schema_version": {"bsonType": "int"},
         "received_at": {"bsonType": "date"},

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pymongo import UpdateOne
 from pymongo.database import Database
 
-from metering.reading import DeviceId, MeterType
+from metering.meter_types import USAGE_UNITS, MeterType
+from metering.reading import DeviceId
 
 METERS = "meters"
 
@@ -29,8 +30,8 @@ class Meter(BaseModel):
     interval_seconds: int = Field(gt=0, le=86_400, description="Usual time between two readings, in seconds.")
     installed_at: datetime = Field(description="When readings are expected from.")
     removed_at: datetime | None = Field(default=None, description="When readings are no longer expected.")
-    lower_bound: float | None = Field(default=None, description="Least plausible usage in an interval, kWh or L.")
-    upper_bound: float | None = Field(default=None, description="Most plausible usage in an interval, kWh or L.")
+    lower_bound: float | None = Field(default=None, description=f"Least plausible usage in an interval, {USAGE_UNITS}.")
+    upper_bound: float | None = Field(default=None, description=f"Most plausible usage in an interval, {USAGE_UNITS}.")
     household_id: str = UNASSIGNED
     household_name: str | None = None
     address: str | None = None

@@ -11,9 +11,11 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import CollectionInvalid, ConnectionFailure, OperationFailure, PyMongoError
 
+from metering.daily_tables import DAILY_TABLES
 from metering.errors import MetersError
 from metering.fault_event import FAULT_DOCUMENT_SCHEMA
 from metering.lost_messages import LOST_MESSAGES
+from metering.meter_types import METER_TYPES
 from metering.mongo_errors import mongo_address as mongo_address
 from metering.mongo_errors import mongo_unavailable as mongo_unavailable
 from metering.reading import DOCUMENT_SCHEMA
@@ -32,10 +34,6 @@ INSTALLATION = "installation"
 LOCAL_DAYS = "local_days"
 INGEST_POSITIONS = "ingest_positions"
 REVISIONS = "revisions"
-RAW_READINGS = "raw_readings"
-DAILY_AVERAGES = "daily_averages"
-ABNORMAL_DEVICE_SUMMARY = "abnormal_device_summary"
-DAILY_CONSUMPTION = "daily_consumption"
 DEAD_LETTERS = "dead_letters"
 DEAD_LETTER_OFFSETS = "dead_letter_offsets"
 REPLACED_READINGS = "replaced_readings"
@@ -58,7 +56,7 @@ _COLLECTIONS: dict[str, dict[str, Any]] = {
                 "required": ["meter_type", "interval_seconds", "installed_at", "household_id", "district"],
                 "properties": {
                     "_id": {"bsonType": "string"},
-                    "meter_type": {"enum": ["electricity", "water"]},
+                    "meter_type": {"enum": list(METER_TYPES)},
                     "interval_seconds": {"bsonType": "int", "minimum": 1, "maximum": 86_400},
                     "installed_at": {"bsonType": "date"},
                     "household_id": {"bsonType": "string"},
@@ -82,11 +80,9 @@ _COLLECTIONS: dict[str, dict[str, Any]] = {
     DEAD_LETTERS: {},
     DEAD_LETTER_OFFSETS: {},
     REPLACED_READINGS: {},
-    DAILY_AVERAGES: {},
-    ABNORMAL_DEVICE_SUMMARY: {},
-    DAILY_CONSUMPTION: {},
+    **{name: {} for name in DAILY_TABLES},
 }
-_INDEXES: dict[str, list[list[tuple[str, int]]]] = {
+_INDEXES: dict[str, Sequence[Sequence[tuple[str, int]]]] = {
     METERS: [[("household_id", 1)]],
     FAULTS: [[("stored_at", 1)], [("device_id", 1), ("timestamp", 1)]],
     WINDOW_AGGREGATES: [[("device_id", 1), ("minutes", 1), ("window_start", 1)]],
@@ -107,9 +103,7 @@ _INDEXES: dict[str, list[list[tuple[str, int]]]] = {
     ],
     REPLACED_READINGS: [[("reading_id", 1)]],
     REVISIONS: [[("collection", 1), ("calculation_date", 1)]],
-    DAILY_AVERAGES: [[("calculation_date", 1)]],
-    ABNORMAL_DEVICE_SUMMARY: [[("calculation_date", 1)], [("device_id", 1), ("calculation_date", 1)]],
-    DAILY_CONSUMPTION: [[("calculation_date", 1)], [("level", 1), ("key", 1), ("calculation_date", 1)]],
+    **{name: [[("calculation_date", 1)], *table.indexes] for name, table in DAILY_TABLES.items()},
 }
 
 

@@ -17,6 +17,7 @@ from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, OperationFailure
 
 from metering.fault_event import MAX_EVENT_BYTES, fault_document, parse_fault_event
+from metering.meter_types import METER_TYPES
 from metering.reading import MAX_MESSAGE_BYTES, parse_reading, to_document
 from metering.settings import READINGS_TOPIC, Settings
 from metering.store import FAULTS, READINGS, find_by_id
@@ -309,6 +310,6 @@ def _raise_if_unjudged(error: BulkWriteError) -> None:
 def _describe(error: ValidationError) -> str:
     # Field and rule, never the input: dead-letter headers are shown in tools and logs.
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in ("electricity", "water"))
+    place = ".".join(str(part) for part in first["loc"] if part not in METER_TYPES)
     message = first["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" if place else message

@@ -1,6 +1,6 @@
 """What a CSV file of readings looks like: columns, time format, zone and unit; with presets for well-known data sets.
 
-Units with their formulas are here too. Reading files is not (csv_source.py), nor building messages (csv_readings.py).
+The units are in metering/meter_types.py. Reading files is done in csv_source.py, building messages in csv_readings.py.
 """
 
 import re
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from metering.errors import MetersError
-from metering.reading import DEVICE_ID_PATTERN, MeterType
+from metering.meter_types import METER_TYPES, MeterType, UsageUnit
+from metering.reading import DEVICE_ID_PATTERN
 
 ISO = "iso"
 """Time format of ISO 8601 texts, with or without an offset."""
@@ -25,40 +26,13 @@ def is_device_id(text: str) -> bool:
     return _DEVICE_ID.fullmatch(text) is not None
 
 
-@dataclass(frozen=True)
-class Unit:
-    """A unit of usage: usage in the meter type's own unit (kWh, L) is `value * numerator / denominator`.
-
-    Args:
-        meter_type: which meters use it.
-        numerator: see above.
-        denominator: see above; numerator and denominator apart, since dividing by 1000 rounds better than times 0.001.
-        averaged: the value is a power averaged over the interval: usage is that times the interval in seconds.
-        formula: the same for people.
-    """
-
-    meter_type: MeterType
-    numerator: float
-    denominator: float
-    formula: str
-    averaged: bool = False
+UNIT_NAMES = tuple(dict.fromkeys(unit.name for row in METER_TYPES.values() for unit in row.units))
+"""Units of any meter type."""
 
 
-_E, _W = MeterType.ELECTRICITY, MeterType.WATER
-
-UNITS: dict[str, Unit] = {
-    "kWh": Unit(_E, 1, 1, "kWh"),
-    "Wh": Unit(_E, 1, 1000, "kWh = Wh / 1000"),
-    "MWh": Unit(_E, 1000, 1, "kWh = MWh * 1000"),
-    "MJ": Unit(_E, 1, 3.6, "kWh = MJ / 3.6"),
-    "kW": Unit(_E, 1, 3600, "kWh = kW * interval in s / 3600", averaged=True),
-    "W": Unit(_E, 1, 3_600_000, "kWh = W * interval in s / 3,600,000", averaged=True),
-    "L": Unit(_W, 1, 1, "L"),
-    "m3": Unit(_W, 1000, 1, "L = m3 * 1000"),
-    "gal": Unit(_W, 3.785411784, 1, "L = US gallons * 3.785411784 (exact by definition)"),
-    "gal-imp": Unit(_W, 4.54609, 1, "L = imperial gallons * 4.54609 (exact by definition)"),
-    "ft3": Unit(_W, 28.316846592, 1, "L = cubic feet * 28.316846592 (exact by definition)"),
-}
+def types_with_unit(name: str) -> list[MeterType]:
+    """The meter types whose usage files may state in that unit."""
+    return [row.meter_type for row in METER_TYPES.values() if any(unit.name == name for unit in row.units)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +40,10 @@ class CsvLayout:
     """Where a file keeps its readings.
 
     Args:
-        meter_type: electricity or water.
+        meter_type: what the meters measure.
         time_columns: columns that make up the time, joined by a space.
         value_column: usage in the interval that ends (or begins) at the time, in `unit`.
-        unit: a key of UNITS.
+        unit: the name of one of the meter type's units.
         timezone: zone of times that carry no offset: an IANA name or a fixed offset like +10:00.
         device_column: column of the meter's id; or else
         device_id: the one meter of the file.
@@ -101,9 +75,10 @@ class CsvLayout:
     missing: frozenset[str] = frozenset({""})
 
     def __post_init__(self) -> None:
-        unit = UNITS.get(self.unit)
-        if unit is None or unit.meter_type != self.meter_type:
-            usable = ", ".join(name for name, unit in UNITS.items() if unit.meter_type == self.meter_type)
+        units = METER_TYPES[self.meter_type].units
+        unit = next((each for each in units if each.name == self.unit), None)
+        if unit is None:
+            usable = ", ".join(each.name for each in units)
             raise MetersError(f"'{self.unit}' is no unit of {self.meter_type} usage", fix=f"Choose one of: {usable}")
         if (self.device_column is None) == (self.device_id is None):
             raise MetersError("A file's meters are named either by a column or by one id for the whole file")
@@ -119,6 +94,11 @@ class CsvLayout:
             raise MetersError("The time needs a column, or two as in Date,Time")
         if self.interval_seconds is not None and not 0 < self.interval_seconds <= LONGEST_INTERVAL_SECONDS:
             raise MetersError(f"The interval is between 1 and {LONGEST_INTERVAL_SECONDS} seconds")
+
+    @property
+    def usage_unit(self) -> UsageUnit:
+        """The unit with its formula."""
+        return next(each for each in METER_TYPES[self.meter_type].units if each.name == self.unit)
 
     @property
     def columns(self) -> tuple[str, ...]:

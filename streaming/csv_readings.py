@@ -15,9 +15,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from metering.errors import MetersError
-from metering.reading import FAULT_SIGN, MeterType, encode_message, iso_utc, parse_reading
+from metering.meter_types import FAULT_SIGN, METER_TYPES
+from metering.reading import encode_message, iso_utc, parse_reading
 from metering.registry import UNASSIGNED, Meter
-from streaming.csv_layout import LONGEST_INTERVAL_SECONDS, UNITS, CsvLayout, is_device_id, time_parser
+from streaming.csv_layout import LONGEST_INTERVAL_SECONDS, CsvLayout, is_device_id, time_parser
 from streaming.csv_source import CsvSource, Line
 from streaming.local_time import parse_zone, to_instant
 from streaming.meter_track import MeterTrack, usual_gap
@@ -29,7 +30,7 @@ INTERVAL_UNKNOWN_SECONDS = 3600
 """Used where neither the layout nor the file tells: each meter has one reading, so nothing better is known."""
 
 USAGE_DECIMALS = 9  # of converted values: what exact sums keep behind the point
-FLOW_DECIMALS = 6
+RATE_DECIMALS = 6
 
 _BEST_UTF8 = "utf-8-sig"  # spreadsheets put a byte order mark before the header
 
@@ -102,9 +103,9 @@ class CsvReadings:
         self._household_at = position[layout.household_column] if layout.household_column else None
         self._separator = layout.separator
         self._missing = layout.missing
-        self._water = layout.meter_type is MeterType.WATER
+        self._type = METER_TYPES[layout.meter_type]
         self._parse_time = time_parser(layout.time_format)
-        self._unit = UNITS[layout.unit]
+        self._unit = layout.usage_unit
         self._converts = self._unit.averaged or self._unit.numerator != self._unit.denominator
         self._tracks: dict[str, MeterTrack] = {}
 
@@ -233,12 +234,13 @@ class CsvReadings:
         usage = self._number(text, self._layout.value_column)
         if self._converts:
             usage = self._convert(usage * self.interval_seconds if self._unit.averaged else usage)
-        if self._water:
-            fields["usage"] = _shortest(usage)
-            fields["flow_rate"] = _shortest(self._flow_rate(usage, instant, track.base_of(instant)))
-        else:
-            # A file in kWh may carry the fault sign itself; what is -1 only by conversion is a plain reading.
-            fields["usage_kwh"] = _shortest(_not_fault_sign(usage, USAGE_DECIMALS) if self._converts else usage)
+        name, rate = self._type.usage.name, self._type.rate
+        if self._converts and self._type.fault_field == name:
+            # A file may carry the fault sign itself; what is -1 only by conversion is a plain reading.
+            usage = _not_fault_sign(usage, USAGE_DECIMALS)
+        fields[name] = _shortest(usage)
+        if rate:
+            fields[rate.name] = _shortest(self._rate(usage, instant, track.base_of(instant)))
         if self._register_at is not None:
             counter = cells[self._register_at].strip()
             if counter not in self._missing:
@@ -262,9 +264,10 @@ class CsvReadings:
     def _convert(self, number: float) -> float:
         return round(number * self._unit.numerator / self._unit.denominator, USAGE_DECIMALS)
 
-    def _flow_rate(self, litres: float, instant: datetime, base: datetime | None) -> float:
+    def _rate(self, usage: float, instant: datetime, base: datetime | None) -> float:
+        """Mean usage a minute since the reading before."""
         seconds = (instant - base).total_seconds() if base is not None else self.interval_seconds
-        return _not_fault_sign(round(litres * 60 / seconds, FLOW_DECIMALS), FLOW_DECIMALS)
+        return _not_fault_sign(round(usage * 60 / seconds, RATE_DECIMALS), RATE_DECIMALS)
 
 
 def read_messages(path: Path, layout: CsvLayout) -> Iterator[Row]:

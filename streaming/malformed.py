@@ -8,7 +8,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from metering.reading import FAULT_SIGN, encode_message
+from metering.meter_types import FAULT_FIELDS, FAULT_SIGN, METER_TYPES, MeterTypeRow
+from metering.reading import encode_message
 
 GARBLED_AMOUNT = 0.5
 
@@ -16,17 +17,23 @@ GARBLED_AMOUNT = 0.5
 def conflicting(message: bytes) -> bytes:
     """A valid reading with the identity of `message` and another payload."""
     fields: dict[str, Any] = json.loads(message)
-    if "usage_kwh" in fields:
-        fields["usage_kwh"] = round(max(fields["usage_kwh"], 0) + 1, 3)
+    row = _row_of(fields)
+    name = row.usage.name
+    if row.fault_field == name:
+        fields[name] = round(max(fields[name], 0) + 1, 3)
     else:
-        fields["usage"] = round(fields["usage"] + 10, 1)
-        if fields["flow_rate"] == FAULT_SIGN:
-            fields["flow_rate"] = 0.0
+        fields[name] = round(fields[name] + 10, 1)
+        if fields[row.fault_field] == FAULT_SIGN:
+            fields[row.fault_field] = 0.0
     return encode_message(fields)
 
 
+def _row_of(fields: dict[str, Any]) -> MeterTypeRow:
+    return next(row for row in METER_TYPES.values() if row.usage.name in fields)
+
+
 def _amount_field(fields: dict[str, Any]) -> str:
-    return "usage_kwh" if "usage_kwh" in fields else "usage"
+    return _row_of(fields).usage.name
 
 
 def _truncated(fields: dict[str, Any]) -> bytes:
@@ -71,7 +78,7 @@ GARBLERS: tuple[Callable[[dict[str, Any]], bytes], ...] = (
 def garbled(message: bytes, kind: int) -> bytes:
     """Something that is no reading, in the way `GARBLERS[kind]`."""
     fields: dict[str, Any] = json.loads(message)
-    for name in ("usage_kwh", "flow_rate"):
+    for name in FAULT_FIELDS:
         if fields.get(name) == FAULT_SIGN:
             fields[name] = GARBLED_AMOUNT
     return GARBLERS[kind](fields)

@@ -12,11 +12,13 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from metering.reading import FAULT_SIGN, MeterType, iso_utc
+from metering.meter_types import FAULT_SIGN, METER_TYPES, MeterType
+from metering.reading import iso_utc
 from metering.registry import UNASSIGNED, Meter
 
 SLOT_SECONDS = 900
@@ -116,6 +118,37 @@ class _Habits:
         return 0.2 + self.level * (active + 28 * _bump(hour, self.home_hour + 0.75, 1.5))
 
 
+@dataclass(frozen=True)
+class Behaviour:
+    """How the meters of one type count what a household uses.
+
+    Args:
+        use: mean use in an hour of a household, at a local hour, on a weekend or not.
+        steps_per_use: steps of the counter for each of those.
+        thousandths_per_step: how many thousandths of the meter type's unit a step is.
+        spread: out of a chance in [0, 1), how much the use of one interval is of the mean; 1 on average.
+    """
+
+    use: Callable[[_Habits, float, bool], float]
+    steps_per_use: int
+    thousandths_per_step: int
+    spread: Callable[[float], float]
+
+
+BEHAVIOURS = {
+    MeterType.ELECTRICITY: Behaviour(
+        use=_Habits.watts, steps_per_use=1, thousandths_per_step=1, spread=lambda chance: 0.6 + 0.8 * chance
+    ),
+    # Taps are shut most of the time: the square makes many small readings and a few large ones.
+    MeterType.WATER: Behaviour(
+        use=_Habits.litres_an_hour,
+        steps_per_use=10,
+        thousandths_per_step=100,
+        spread=lambda chance: 3.0 * chance * chance,
+    ),
+}
+
+
 def _daily_shape(rate: Callable[[float, bool], float], weekend: bool, interval_seconds: int) -> array:
     """Mean rate in the interval that begins in each slot of a day."""
     slots = [rate((slot + 0.5) * 24 / SLOTS_PER_DAY, weekend) for slot in range(SLOTS_PER_DAY)]
@@ -137,11 +170,13 @@ class MeterModel:
 
     def __init__(self, seed: int, meter: Meter, interval_seconds: int) -> None:
         self.device_id = meter.device_id
-        self._water = meter.meter_type is MeterType.WATER
+        row = METER_TYPES[meter.meter_type]
+        self._usage, self._rate, self._fault_field = row.usage.name, row.rate and row.rate.name, row.fault_field
+        self._behaviour = BEHAVIOURS[meter.meter_type]
         household = meter.device_id if meter.household_id == UNASSIGNED else meter.household_id
         habits = _Habits.of(seed, household)
-        rate = habits.litres_an_hour if self._water else habits.watts
-        self._shapes = tuple(_daily_shape(rate, weekend, interval_seconds) for weekend in (False, True))
+        use = partial(self._behaviour.use, habits)
+        self._shapes = tuple(_daily_shape(use, weekend, interval_seconds) for weekend in (False, True))
         self._key = stable_hash(f"{seed}|meter|{meter.device_id}")
         self._household_key = stable_hash(f"{seed}|household|{household}")
         self._hours = interval_seconds / 3600
@@ -150,10 +185,10 @@ class MeterModel:
         self._day_level = 1.0
 
     def read(self, instant: Instant) -> tuple[int, int]:
-        """Usage of the interval in thousandths of kWh or litre, and flow rate in hundredths of a litre a minute.
+        """Usage of the interval in thousandths of the unit, and the rate in hundredths of its unit, 0 without one.
 
-        Water is counted in steps of a tenth of a litre. Rounding goes up or down by chance, so that short intervals
-        keep the right sum instead of losing everything below half a step. An electricity meter's flow rate is 0.
+        Rounding goes up or down by chance, so that short intervals keep the right sum instead of losing everything
+        below half a step.
         """
         if instant.day_number != self._day_number:
             self._begin_day(instant.day_number)
@@ -161,12 +196,13 @@ class MeterModel:
         chance = (bits & _LOW) * _SCALE
         rounding = (bits >> _BITS & _LOW) * _SCALE
         mean = self._shapes[instant.weekend][instant.slot] * self._day_level * self._hours
-        if not self._water:
-            return int(mean * (0.6 + 0.8 * chance) + rounding), 0
-        # Taps are shut most of the time: the square makes many small readings and a few large ones, with mean 1.
-        tenths = int(mean * 10 * (3.0 * chance * chance) + rounding)
+        behaviour = self._behaviour
+        steps = int(mean * behaviour.steps_per_use * behaviour.spread(chance) + rounding)
+        amount = steps * behaviour.thousandths_per_step
+        if not self._rate:
+            return amount, 0
         moment = 0.5 + (bits >> 2 * _BITS & _LOW) * _SCALE
-        return tenths * 100, int(tenths * 10 / self._minutes * moment)
+        return amount, int(amount // 10 / self._minutes * moment)
 
     def _begin_day(self, day_number: int) -> None:
         bits = mix(self._household_key, day_number)
@@ -174,17 +210,15 @@ class MeterModel:
         self._day_level = AWAY_LEVEL if away else 0.8 + 0.4 * (bits >> _BITS & _LOW) * _SCALE
         self._day_number = day_number
 
-    def fields(self, instant: Instant, amount: int, flow: int, *, faulty: bool) -> dict[str, Any]:
+    def fields(self, instant: Instant, amount: int, rate: int, *, faulty: bool) -> dict[str, Any]:
         """The message for what `read` gave; a faulty meter writes the fault sign over its measurement."""
-        if self._water:
-            return {
-                "device_id": self.device_id,
-                "timestamp": instant.text,
-                "usage": amount / 1000,
-                "flow_rate": FAULT_SIGN if faulty else flow / 100,
-            }
-        return {
+        fields: dict[str, Any] = {
             "device_id": self.device_id,
             "timestamp": instant.text,
-            "usage_kwh": FAULT_SIGN if faulty else amount / 1000,
+            self._usage: amount / 1000,
         }
+        if self._rate:
+            fields[self._rate] = rate / 100
+        if faulty:
+            fields[self._fault_field] = FAULT_SIGN
+        return fields

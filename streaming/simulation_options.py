@@ -2,8 +2,9 @@
 
 import re
 from dataclasses import dataclass, fields
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 
+from metering.calendar import local_midnight
 from metering.errors import MetersError
 from metering.settings import Settings
 
@@ -85,4 +86,4 @@ def history_window(settings: Settings, options: SimulationOptions) -> tuple[date
             fix="Ask for fewer days, a later end or set METERS_FIRST_DAY",
         )
     first = until - timedelta(days=options.days)
-    return datetime.combine(first, time(), zone), datetime.combine(until, time(), zone)
+    return local_midnight(first, zone), local_midnight(until, zone)

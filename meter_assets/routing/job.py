@@ -6,10 +6,10 @@ from typing import Any
 
 import dagster as dg
 
-from meter_assets.assets.sources import iot_abnormal_topic, iot_meter_topic
 from meter_assets.routing.decision import DRAIN_SECONDS
 from meter_assets.routing.messages import MessageFile
 from meter_assets.routing.process import RouterProcess
+from meter_assets.sources import iot_abnormal_topic, iot_meter_topic
 from metering.settings import load_settings
 
 POLL_SECONDS = 0.5

@@ -18,10 +18,11 @@ from alerting.late_days import check_late_days
 from alerting.lost_messages import check_lost_messages
 from alerting.services import Notified, check_services, notify_without_store
 from alerting.silent import check_silence
+from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY
 from metering.errors import ServiceAwayError
 from metering.reading import iso_utc
 from metering.settings import Settings, load_settings
-from metering.store import ABNORMAL_DEVICE_SUMMARY, connect, ensure_collections, mongo_unavailable
+from metering.store import connect, ensure_collections, mongo_unavailable
 
 SECONDS_BETWEEN_TICKS = 10
 

@@ -12,6 +12,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from metering.faults import FUTURE_TOLERANCE_SECONDS
+from metering.meter_columns import usage
+from metering.meter_types import AMOUNT_FIELDS
 from metering.store import LATEST_READINGS, WINDOW_AGGREGATES
 from streaming.router.windows import Change, add_parts, keep_latest
 
@@ -40,11 +42,11 @@ def window_parts(readings: DataFrame, watermark: datetime) -> DataFrame:
         watermark: a reading before it is late; it is counted as such, and in its window all the same.
 
     Returns:
-        device_id, meter_type, minutes, window_start, count, faulty, late, total, min, max (of healthy readings, kWh or
-        L).
+        device_id, meter_type, minutes, window_start, count, faulty, late, total, min, max (of healthy readings, in
+        the unit of the meter type).
     """
     healthy = F.size("faults") == 0
-    value = F.when(healthy, F.coalesce("usage_kwh", "usage"))
+    value = F.when(healthy, usage())
     sizes = F.explode(F.array(*(F.lit(minutes) for minutes in WINDOW_MINUTES)))
     return (
         readings.withColumn("minutes", sizes)
@@ -68,7 +70,7 @@ def _start_of_window() -> Column:
 
 def latest(readings: DataFrame) -> DataFrame:
     """The newest reading of each meter: device_id and its other fields."""
-    fields = F.struct("timestamp", "received_at", "meter_type", "usage_kwh", "usage", "flow_rate", "faults")
+    fields = F.struct("timestamp", "received_at", "meter_type", *(field.name for field in AMOUNT_FIELDS), "faults")
     newest = readings.groupBy("device_id").agg(F.max_by(fields, "timestamp").alias("reading"))
     return newest.select("device_id", "reading.*")
 

@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from metering.fault_event import Severity
 from metering.faults import FaultRule, fault_details, is_faulty, with_registry
 from metering.fields import Field
+from metering.meter_columns import meter_type_of
 from metering.reading import (
     ALL_FIELDS,
     BEFORE,
@@ -21,7 +22,7 @@ from metering.reading import (
     LONG_NUMBER_PATTERN,
     MAX_MESSAGE_BYTES,
     MAX_NUMBER_CHARACTERS,
-    MeterType,
+    NUMBERS,
 )
 
 _COLUMN_TYPES = {"string": "string", "number": "double", "integer": "bigint"}  # int would make null of a large number
@@ -84,18 +85,12 @@ def readings(messages: DataFrame) -> DataFrame:
         "partition",
         "offset",
     )
-    meter_type = F.when(F.col("message.usage_kwh").isNotNull(), F.lit(str(MeterType.ELECTRICITY))).otherwise(
-        F.lit(str(MeterType.WATER))
-    )
     return parsed.select(
         "message.device_id",
         _instant(F.col("message.timestamp")).alias("timestamp"),
         F.col("message.timestamp").alias("timestamp_text"),
-        meter_type.alias("meter_type"),
-        "message.usage_kwh",
-        "message.usage",
-        "message.flow_rate",
-        "message.register",
+        meter_type_of("message.").alias("meter_type"),
+        *(f"message.{name}" for name in NUMBERS),
         "message.schema_version",
         "received_at",
         "payload",

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from meter_assets import columns, up_to_date
-from meter_assets.assets.sources import OWNERS, meter_registry, stored_readings
-from meter_assets.checks import CHECKS
-from meter_assets.day_work import Stores, materialize_days
+from meter_assets.days import up_to_date
+from meter_assets.days.run import materialize_days
+from meter_assets.days.stores import Stores
+from meter_assets.figures.figure import DailyFigure, column_schema
+from meter_assets.figures.registered import CHECKS, FIGURES
 from meter_assets.partitions import LOCAL_DAYS, days_between
 from meter_assets.resources import LakeResource, MongoResource, SparkResource
-from metering.store import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION, RAW_READINGS
+from meter_assets.sources import OWNERS, meter_registry, stored_readings
+from metering.daily_tables import RAW_READINGS, RAW_READINGS_COLUMNS
 
 # skippable: each finished day is reported by itself, while the step goes on; what a crash interrupts is not lost.
 raw_readings = dg.AssetSpec(
@@ -20,45 +22,27 @@ raw_readings = dg.AssetSpec(
     group_name="raw",
     kinds={"pyspark", "mongodb", "parquet"},
     owners=OWNERS,
-    metadata={"dagster/column_schema": columns.RAW_READINGS},
+    metadata={"dagster/column_schema": column_schema(RAW_READINGS_COLUMNS)},
     description="Every stored reading of the local day, as Parquet under `<lake>/raw_readings/day=YYYY-MM-DD/`. "
     "The partition is rewritten whole, in one step.",
 )
 
 
-def _published(collection: str, schema: dg.TableSchema, description: str) -> dg.AssetSpec:
+def _published(figure: DailyFigure) -> dg.AssetSpec:
+    table = figure.table
     return dg.AssetSpec(
-        collection,
+        table.name,
         deps=[raw_readings, meter_registry],
         skippable=True,
         group_name="daily",
         kinds={"pyspark", "mongodb"},
         owners=OWNERS,
-        metadata={"dagster/column_schema": schema, "collection": f"iot.{collection}"},
-        description=description,
+        metadata={"dagster/column_schema": column_schema(table.all_columns), "collection": f"iot.{table.name}"},
+        description=figure.description,
     )
 
 
-daily_averages = _published(
-    DAILY_AVERAGES,
-    columns.DAILY_AVERAGES,
-    "One document per local day and meter type: means, totals (kWh, L), spread, readings and completeness. "
-    "Faulty readings are counted and stay out of every other figure.",
-)
-abnormal_device_summary = _published(
-    ABNORMAL_DEVICE_SUMMARY,
-    columns.ABNORMAL_DEVICE_SUMMARY,
-    "One document per local day and meter with faulty readings: how many, which share of its readings, by which rules, "
-    "from when to when, and the longest run of consecutive faults.",
-)
-daily_consumption = _published(
-    DAILY_CONSUMPTION,
-    columns.DAILY_CONSUMPTION,
-    "Consumption (kWh, L) per local day and meter, household or district, with completeness. "
-    "Households and districts are sums of their meters.",
-)
-
-DAILY_SPECS = [raw_readings, daily_averages, abnormal_device_summary, daily_consumption]
+DAILY_SPECS = [raw_readings, *(_published(figure) for figure in FIGURES.values())]
 
 
 @dg.multi_asset(

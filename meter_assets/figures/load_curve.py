@@ -6,10 +6,8 @@ from collections import defaultdict
 from importlib import import_module
 from threading import Thread
 
-from meter_assets.day_figures import DayFigures
-from metering.reading import MeterType
-
-COLOURS = {MeterType.ELECTRICITY: "#c2410c", MeterType.WATER: "#1d4ed8"}
+from meter_assets.figures.day_figures import DayFigures
+from metering.meter_types import METER_TYPES
 
 
 def prepare() -> None:
@@ -18,7 +16,7 @@ def prepare() -> None:
 
 
 def load_curve(figures: DayFigures) -> str:
-    """Markdown with a picture: consumption of healthy readings in each hour since midnight (kWh, L).
+    """Markdown with a picture: consumption of healthy readings in each hour since midnight, in the meter type's unit.
 
     An empty string where the day has no healthy reading. A day of a clock change has 23 or 25 hours.
     """
@@ -35,13 +33,13 @@ def load_curve(figures: DayFigures) -> str:
     picture.subplots_adjust(left=0.11, right=0.98, bottom=0.22, top=0.88, wspace=0.28)
     (places,) = picture.subplots(1, len(curves), squeeze=False)
     for place, (name, usage) in zip(places, sorted(curves.items()), strict=True):
-        meter_type = MeterType(name)
-        place.bar(list(usage), list(usage.values()), width=0.9, align="edge", color=COLOURS[meter_type])
+        row = METER_TYPES[name]
+        place.bar(list(usage), list(usage.values()), width=0.9, align="edge", color=row.colour)
         place.set_xlim(0, figures.hours)
         place.set_xticks(range(0, figures.hours + 1, 6))
         place.set_title(f"{name}, {figures.day}", fontsize=9)
         place.set_xlabel("hours since midnight", fontsize=8)
-        place.set_ylabel(f"{meter_type.unit} in the hour", fontsize=8)
+        place.set_ylabel(f"{row.unit} in the hour", fontsize=8)
         place.tick_params(labelsize=8)
         place.spines[["top", "right"]].set_visible(False)
     image = io.BytesIO()

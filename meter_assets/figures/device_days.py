@@ -1,22 +1,20 @@
 """From stored readings to judged readings, and from those to one row per meter and day."""
 
 from collections.abc import Sequence
-from datetime import date, datetime
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from metering.calendar import Day
 from metering.faults import FaultRule, faults, is_faulty, with_registry
-from metering.reading import MeterType
+from metering.meter_columns import meter_type_of, rate, usage
+from metering.reading import NUMBERS
 from metering.registry import UNASSIGNED
 
 AMOUNT = "decimal(18,9)"
 
-Day = tuple[date, datetime, datetime]
-"""A local day: its date, and its bounds [start, end) as instants."""
 
-
-def local_day(timestamp: str, timezone: str) -> Column:
+def local_day_of(timestamp: str, timezone: str) -> Column:
     """`date`: the city's local day of a UTC timestamp column. Holds for days of 23 and 25 hours."""
     return F.to_date(F.from_utc_timestamp(F.col(timestamp), timezone))
 
@@ -33,10 +31,8 @@ def stored(documents: DataFrame) -> DataFrame:
     return documents.select(
         F.substring_index("_id", "|", -1).alias("device_id"),
         F.substring_index("_id", "|", 1).cast("timestamp").alias("timestamp"),
-        F.when(F.col("usage_kwh").isNotNull(), str(MeterType.ELECTRICITY))
-        .otherwise(str(MeterType.WATER))
-        .alias("meter_type"),
-        *("usage_kwh", "usage", "flow_rate", "register", "received_at"),
+        meter_type_of().alias("meter_type"),
+        *(*NUMBERS, "received_at"),
     )
 
 
@@ -59,14 +55,13 @@ def is_healthy() -> Column:
 
 
 def amount() -> Column:
-    """`decimal(18,9)`: the interval's usage in the meter type's unit (kWh or L), for sums that are exact."""
-    return F.coalesce("usage_kwh", "usage").cast(AMOUNT)
+    """`decimal(18,9)`: the interval's usage in the meter type's unit, for sums that are exact."""
+    return usage().cast(AMOUNT)
 
 
 def days_frame(spark: SparkSession, days: Sequence[Day]) -> DataFrame:
     """Rows of (day, day_start, day_end)."""
-    rows = [(day, start, end) for day, start, end in days]
-    return spark.createDataFrame(rows, "day date, day_start timestamp, day_end timestamp")
+    return spark.createDataFrame(list(days), "day date, day_start timestamp, day_end timestamp")
 
 
 def expected_readings(meters: DataFrame, days: DataFrame) -> DataFrame:
@@ -99,17 +94,17 @@ def device_days(readings: DataFrame, meters: DataFrame, days: DataFrame) -> Data
 
     Returns:
         day, device_id, meter_type, household_id, district, readings (healthy ones), faulty_readings, amount and
-        flow_rates (sums, decimal, null without a healthy reading), least and most (usage of a healthy reading, null
+        rates (sums, decimal, null without a healthy reading), least and most (usage of a healthy reading, null
         without one), expected_readings (0 for an unregistered meter).
     """
-    usage = F.when(is_healthy(), F.coalesce("usage_kwh", "usage"))
+    healthy_usage = F.when(is_healthy(), usage())
     reported = readings.groupBy("day", "device_id", "meter_type").agg(
         F.count_if(is_healthy()).alias("readings"),
         F.count_if(~is_healthy()).alias("faulty_readings"),
         F.sum(F.when(is_healthy(), amount())).alias("amount"),
-        F.sum(F.when(is_healthy(), F.col("flow_rate").cast(AMOUNT))).alias("flow_rates"),
-        F.min(usage).alias("least"),
-        F.max(usage).alias("most"),
+        F.sum(F.when(is_healthy(), rate().cast(AMOUNT))).alias("rates"),
+        F.min(healthy_usage).alias("least"),
+        F.max(healthy_usage).alias("most"),
     )
     placed = meters.select(
         F.col("_id").alias("device_id"), F.col("household_id").alias("home"), F.col("district").alias("area")
@@ -124,7 +119,7 @@ def device_days(readings: DataFrame, meters: DataFrame, days: DataFrame) -> Data
         F.coalesce("district", "area", F.lit(UNASSIGNED)).alias("district"),
         F.coalesce("readings", F.lit(0)).alias("readings"),
         F.coalesce("faulty_readings", F.lit(0)).alias("faulty_readings"),
-        *("amount", "flow_rates", "least", "most"),
+        *("amount", "rates", "least", "most"),
         F.coalesce("expected_readings", F.lit(0)).alias("expected_readings"),
     )
 

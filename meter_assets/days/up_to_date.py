@@ -11,13 +11,15 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from meter_assets.partitions import LOCAL_DAYS
+from metering.daily_tables import DAILY_AVERAGES
 from metering.local_days import LocalDay
 from metering.publishing import publishing_line
-from metering.store import DAILY_AVERAGES
+
+ASSET = DAILY_AVERAGES
 
 SPEC = dg.AssetCheckSpec(
     "up_to_date",
-    asset=DAILY_AVERAGES,
+    asset=ASSET,
     partitions_def=LOCAL_DAYS,
     description="The day is published whole; every reading of it that is stored is in its figures, or a person has let "
     "the figures stand.",
@@ -34,7 +36,7 @@ def evaluation(day: LocalDay) -> dg.AssetCheckEvaluation:
         says = f"{day.day}: readings have come that are not in the figures; see meters late"
     changed_at = day.changed_at
     return dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey(DAILY_AVERAGES),
+        asset_key=dg.AssetKey(ASSET),
         check_name=SPEC.name,
         passed=not (day.is_late or mark),
         severity=dg.AssetCheckSeverity.WARN,

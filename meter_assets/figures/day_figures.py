@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
+from metering.meter_types import METER_TYPES
+
 Document = dict[str, Any]
 
 
@@ -16,7 +18,7 @@ class DayFigures:
         day: its date.
         start: its first instant.
         end: the first instant after it; 23 to 25 hours later.
-        profile: rows of transforms.profile.hourly_profile.
+        profile: rows of hourly_profile.hourly_profile.
         documents: documents to publish, by asset; only of the assets that are computed.
     """
 
@@ -39,4 +41,4 @@ class DayFigures:
 
 def total(document: Document) -> float:
     """A document's consumption in its own unit, 0 without any."""
-    return (document["total_usage"] if document["meter_type"] == "water" else document["total_usage_kwh"]) or 0.0
+    return document[METER_TYPES[document["meter_type"]].total_column] or 0.0

@@ -3,7 +3,7 @@
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from meter_assets.transforms.readings import amount, is_healthy
+from meter_assets.figures.device_days import amount, is_healthy
 
 
 def hourly_profile(readings: DataFrame, days: DataFrame) -> DataFrame:
@@ -11,12 +11,12 @@ def hourly_profile(readings: DataFrame, days: DataFrame) -> DataFrame:
 
     Args:
         readings: judged readings of those days.
-        days: see readings.days_frame.
+        days: see device_days.days_frame.
 
     Returns:
         _id, calculation_date, meter_type, hour (0 for the first sixty minutes), readings (healthy ones),
-        faulty_readings, first_at and last_at (instants, of all readings), usage (double, kWh or L, null without a
-        healthy reading).
+        faulty_readings, first_at and last_at (instants, of all readings), usage (double, in the unit of the meter
+        type, null without a healthy reading).
     """
     hour = F.floor((F.unix_seconds("timestamp") - F.unix_seconds("day_start")) / 3600)
     calculation_date = F.col("day").cast("string")

@@ -1,1 +1,0 @@
-"""The assets: sources the platform writes outside Dagster, the raw partitions, and the daily numbers."""
