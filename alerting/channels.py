@@ -1,4 +1,4 @@
-"""The channels: log, webhook and e-mail. Each sends a digest of alerts once; trying again is up to delivery.py.
+"""The channels: log, webhook and e-mail. Each sends a digest of alerts once; trying again is up to digests.py.
 
 What a channel says about a failure is stored and shown: it names the server, never an address with its token, a login
 or what the server answered.

@@ -6,7 +6,7 @@ from datetime import datetime
 from pymongo.database import Database
 
 from alerting.alerts import Alert, Kind, raise_alerts
-from metering.local_days import LocalDay, late_days
+from metering.day_ledger import LocalDay, late_days
 from metering.settings import Settings
 
 

@@ -12,9 +12,9 @@ from pymongo.database import Database
 
 from alerting.alerts import Alert, Kind, alert_document, raise_alerts
 from alerting.channels import Channel, ChannelError
-from metering.local_services import ServiceTrouble, failures
 from metering.settings import Settings
 from metering.store import ALERTS
+from runtime.local_services import ServiceTrouble, failures
 
 Notified = dict[str, list[str]]
 """Ids of alerts that went out without MongoDB, each with the channels that took it."""

@@ -14,8 +14,9 @@ from metering.meter_types import MeterType
 from metering.reading import encode_message, iso_utc
 from metering.registry import Meter, register_meters
 from metering.settings import Settings
-from metering.store import READINGS, connect, ensure_collections
-from streaming.batch import READINGS_FEED
+from metering.store import READINGS, ensure_collections
+from runtime.database import connect
+from streaming.ingest.batch import READINGS_FEED
 
 READINGS_PER_METER = 100
 INTERVAL = timedelta(days=1) / READINGS_PER_METER

@@ -10,7 +10,8 @@ from benchmarks.measure import Bench, Result, interleaved, median
 from local_stack.jars import spark_jars
 from metering.reading import reading_id_range
 from metering.settings import Settings
-from metering.store import READINGS, connect
+from metering.store import READINGS
+from runtime.database import connect
 
 LARGE_DAY = 1_000_000
 SMALL_DAY = 100_000

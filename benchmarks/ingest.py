@@ -15,9 +15,10 @@ from benchmarks.city import DAY, documents, messages, store_day
 from benchmarks.measure import Bench, Result, interleaved, median
 from metering.reading import reading_id_range
 from metering.settings import Settings
-from metering.store import READINGS, connect, ensure_collections
-from streaming.kafka import Sender, ensure_topics
-from streaming.malformed import conflicting
+from metering.store import READINGS, ensure_collections
+from runtime.database import connect
+from streaming.kafka.clients import Sender, ensure_topics
+from streaming.simulator.malformed import conflicting
 
 TOPIC = "bench-backlog"
 REPEATS_TOPIC = "bench-backlog-repeats"

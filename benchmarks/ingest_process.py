@@ -9,8 +9,8 @@ from typing import Any
 import psutil
 
 from metering.settings import load_settings
-from streaming.batch import READINGS_FEED
-from streaming.ingest import Ingest
+from streaming.ingest.batch import READINGS_FEED
+from streaming.ingest.member import Ingest
 
 
 def main() -> None:

@@ -15,14 +15,15 @@ from typing import Any
 from benchmarks.measure import Bench, Result, median
 from benchmarks.routing import fresh
 from local_stack.dagster import Dagster
-from metering.city import make_city
 from metering.errors import MetersError
 from metering.settings import Settings
-from metering.store import FAULTS, HEARTBEATS, connect
-from streaming.batch import faults_feed
-from streaming.ingest import Ingest
-from streaming.simulate import simulate_history
-from streaming.simulation_options import SimulationOptions
+from metering.store import FAULTS, HEARTBEATS
+from runtime.database import connect
+from streaming.ingest.batch import faults_feed
+from streaming.ingest.member import Ingest
+from streaming.simulator.city import make_city
+from streaming.simulator.options import SimulationOptions
+from streaming.simulator.simulate import simulate_history
 
 ROUTER_KILLS, BROKER_KILLS = 10, 2
 HOUSEHOLDS = 20

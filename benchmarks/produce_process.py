@@ -12,7 +12,7 @@ from itertools import islice
 
 from benchmarks.city import DAY, messages
 from metering.settings import load_settings
-from streaming.kafka import Sender
+from streaming.kafka.clients import Sender
 
 FAULT = b":-1"
 TICK_SECONDS = 0.005

@@ -22,8 +22,9 @@ from benchmarks.measure import Bench, Result, interleaved, median
 from benchmarks.produce_process import FAULT, reading_key
 from metering.errors import MetersError
 from metering.settings import ABNORMAL_TOPIC, READINGS_TOPIC, Settings
-from metering.store import HEARTBEATS, connect
-from streaming.kafka import Sender, ensure_topics, follow, open_consumer, partitions_of
+from metering.store import HEARTBEATS
+from runtime.database import connect
+from streaming.kafka.clients import Sender, ensure_topics, follow, open_consumer, partitions_of
 
 RATE = 2_000
 LATENCY_SECONDS = 120

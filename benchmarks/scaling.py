@@ -17,8 +17,9 @@ from benchmarks.measure import Bench, Result, interleaved, median
 from benchmarks.routing import drain_rate, fresh, router, send_readings
 from metering.daily_tables import DAILY_ASSETS
 from metering.settings import ABNORMAL_TOPIC, Settings
-from metering.store import READINGS, connect
-from streaming.kafka import Sender, ensure_topics
+from metering.store import READINGS
+from runtime.database import connect
+from streaming.kafka.clients import Sender, ensure_topics
 
 INGEST_TOPIC = "bench-scaling"
 INGEST_BACKLOG = 600_000

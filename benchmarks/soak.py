@@ -18,9 +18,10 @@ from benchmarks.routing import fresh
 from local_stack.dagster import Dagster
 from metering.errors import MetersError
 from metering.settings import READINGS_TOPIC, Settings
-from metering.store import HEARTBEATS, connect
-from streaming.batch import READINGS_FEED
-from streaming.kafka import open_consumer, partitions_of
+from metering.store import HEARTBEATS
+from runtime.database import connect
+from streaming.ingest.batch import READINGS_FEED
+from streaming.kafka.clients import open_consumer, partitions_of
 
 OVERLOAD_RATE, OVERLOAD_SECONDS = 60_000, 600
 """More than a producer can do: each of them sends as fast as it can."""

@@ -4,8 +4,8 @@ import sys
 import time
 
 from metering.errors import MetersError, ServiceAwayError
-from metering.s3 import bucket_and_prefix, connect_store, probe_store, store_errors
 from metering.settings import Settings, load_settings
+from runtime.s3 import bucket_and_prefix, connect_store, probe_store, store_errors
 
 READY_TIMEOUT_SECONDS = 120
 POLL_SECONDS = 1

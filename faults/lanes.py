@@ -20,7 +20,7 @@ from faults.row import Group, Outcome, Row, State
 from faults.stacks import FIRST_PORT, LAST_PORT, PORTS_VARIABLE, Report
 from faults.suite import run_rows
 from faults.table import ROWS
-from metering.process import bound_command
+from runtime.child_process import bound_command
 
 LANES = (
     (Group.INGEST, Group.ROUTER),

@@ -5,12 +5,12 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Self
 
-from metering.city import make_city
 from metering.errors import MetersError
 from metering.settings import Settings
-from streaming.ledger import Ledger
-from streaming.simulate import simulate_history
-from streaming.simulation_options import SimulationOptions
+from streaming.simulator.city import make_city
+from streaming.simulator.options import SimulationOptions
+from streaming.simulator.sent_ledger import Ledger
+from streaming.simulator.simulate import simulate_history
 
 FIRST_DAY = date(2024, 3, 4)
 INTERVAL_SECONDS = 900

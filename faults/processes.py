@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 
 from faults.row import Broken
-from metering.process import bound_command
 from metering.settings import Settings
+from runtime.child_process import bound_command
 
 PROJECT = Path(__file__).parents[1]
 POLL_SECONDS = 0.05

@@ -19,11 +19,11 @@ from local_stack.losses import read_losses
 from local_stack.mongod import probe_mongod
 from local_stack.ports import Port, stack_ports, twin_of
 from local_stack.state import StackState, live_state
-from metering.disk import full_disk_error
 from metering.errors import MetersError
-from metering.local_services import troubles
-from metering.s3 import probe_store, require_keys
 from metering.settings import LOOPBACK, Settings
+from runtime.full_disk import full_disk_error
+from runtime.local_services import troubles
+from runtime.s3 import probe_store, require_keys
 
 OLDEST_PYTHON = (3, 11)
 NEEDED_DISK_GB = 2

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from metering.process import bound_command
+from runtime.child_process import bound_command
 
 POLL_SECONDS = 0.05
 

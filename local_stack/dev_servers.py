@@ -17,7 +17,7 @@ from types import FrameType
 import psutil
 
 from metering.errors import MetersError
-from metering.process import bound_command
+from runtime.child_process import bound_command
 
 PR_SET_CHILD_SUBREAPER = 36
 

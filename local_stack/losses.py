@@ -7,7 +7,7 @@ from pymongo.errors import PyMongoError
 from metering.errors import MetersError
 from metering.lost_messages import lost_counts
 from metering.settings import Settings
-from metering.store import connect
+from runtime.database import connect
 
 
 def read_losses(settings: Settings) -> dict[str, int] | None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from local_stack.child import Child
-from metering.disk import full_disk_line
 from metering.errors import MetersError
 from metering.settings import LOOPBACK, Settings
+from runtime.full_disk import full_disk_line
 
 READY_TIMEOUT_SECONDS = 180
 STOP_TIMEOUT_SECONDS = 20

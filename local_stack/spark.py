@@ -9,8 +9,8 @@ from local_stack.jars import s3a_jars, spark_jars
 from local_stack.java import find_java, java_environment
 from local_stack.service import NotReadyError, Service
 from metering.errors import MetersError
-from metering.s3 import spark_options
 from metering.settings import LOOPBACK, Settings
+from runtime.s3 import spark_options
 
 LOGGING = Path(__file__).with_name("spark-log4j2.properties")
 PROBE_TIMEOUT_SECONDS = 5.0

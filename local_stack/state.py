@@ -14,10 +14,10 @@ from typing import IO
 import psutil
 
 from local_stack.child import end_leftover, is_alive
-from metering.disk import full_disk_error
 from metering.errors import MetersError
-from metering.local_services import state_file as state_file
 from metering.settings import Settings
+from runtime.full_disk import full_disk_error
+from runtime.local_services import state_file as state_file
 
 LEFTOVER_TIMEOUT_SECONDS = 15
 

@@ -18,8 +18,8 @@ from types import FrameType
 
 from local_stack.stack import LocalStack
 from metering.errors import MetersError
-from metering.local_services import FAILED, RESTARTING
 from metering.settings import load_settings
+from runtime.local_services import FAILED, RESTARTING
 
 WATCH_SECONDS = 0.25
 TRIM_LOGS_SECONDS = 60

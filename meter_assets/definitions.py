@@ -2,16 +2,16 @@
 
 import dagster as dg
 
+from meter_assets.automation.alert_sensor import alert_sensor
+from meter_assets.automation.failed_run_sensor import failed_run_sensor
+from meter_assets.automation.freshness import freshness_checks, freshness_sensor
+from meter_assets.automation.jobs import daily_readings_job, late_readings_job
+from meter_assets.automation.late_readings_sensor import late_readings_sensor
+from meter_assets.automation.schedules import yesterday_schedule
 from meter_assets.days.assets import local_days
-from meter_assets.freshness import freshness_checks, freshness_sensor
-from meter_assets.jobs import daily_readings_job, late_readings_job
 from meter_assets.resources import all_resources
 from meter_assets.routing.job import fault_routing_job
 from meter_assets.routing.sensor import fault_routing_sensor
-from meter_assets.schedules import yesterday_schedule
-from meter_assets.sensors.alerts import alert_sensor
-from meter_assets.sensors.failed_runs import failed_run_sensor
-from meter_assets.sensors.late_readings import late_readings_sensor
 from meter_assets.sources import SOURCES
 
 defs = dg.Definitions(

@@ -18,7 +18,7 @@ from rich.filesize import decimal
 
 from metering.errors import MetersError, ServiceAwayError
 from metering.settings import Settings
-from metering.store import mongo_address, mongo_unavailable
+from runtime.mongo_errors import mongo_address, mongo_unavailable
 
 OURS = (MetersError.__name__, ServiceAwayError.__name__)
 

@@ -22,14 +22,15 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.connect.session import SparkSession as ConnectSession
 
 from meter_assets.failures import full_disk, is_of_spark, mongo_failure, spark_is_gone
-from meter_assets.lake import Lake, open_lake
+from meter_assets.lake.base import Lake, open_lake
 from metering.errors import MetersError, ServiceAwayError
-from metering.local_services import trouble_note
 from metering.reading import STORED_SPARK_SCHEMA, reading_id_range
 from metering.registry import METER_SPARK_SCHEMA, METERS
-from metering.s3 import probe_store, spark_options
 from metering.settings import Settings, load_settings
-from metering.store import READINGS, connect, ensure_collections, keep_timezone
+from metering.store import READINGS, ensure_collections, keep_timezone
+from runtime.database import connect
+from runtime.local_services import trouble_note
+from runtime.s3 import probe_store, spark_options
 
 SPARK_CONNECT_PORT = 15002
 ANSWER_WITHIN_SECONDS = 10

@@ -25,7 +25,8 @@ from meter_assets_tests.shared_spark import SharedSpark
 from meter_assets_tests.support import settings_for, wait_for
 from metering.errors import MetersError
 from metering.settings import Settings, load_settings
-from metering.store import connect, ensure_collections
+from metering.store import ensure_collections
+from runtime.database import connect
 
 
 def pytest_configure() -> None:

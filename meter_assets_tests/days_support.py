@@ -14,12 +14,12 @@ from kafka.structs import OffsetAndMetadata
 from pymongo import MongoClient
 
 from meter_assets_tests.support import meters
-from metering.local_days import touch_days
+from metering.day_ledger import touch_days
 from metering.reading import encode_message, reading_id
 from metering.settings import READINGS_TOPIC, Settings
 from metering.store import READINGS
-from streaming.batch import READINGS_FEED, Feed
-from streaming.kafka import Sender, ensure_topics, open_consumer, partitions_of
+from streaming.ingest.batch import READINGS_FEED, Feed
+from streaming.kafka.clients import Sender, ensure_topics, open_consumer, partitions_of
 
 DERIVED = ("daily_averages", "daily_consumption", "abnormal_device_summary")
 

@@ -10,11 +10,11 @@ from pymongo.database import Database
 from meter_assets_tests.ingest_support import Pipe
 from metering.letters import Letter
 from metering.store import DEAD_LETTERS
-from streaming.correction import Correction
-from streaming.dead_letter_index import DeadLetterIndex
-from streaming.dead_letters import MAX_DEAD_LETTER_BYTES, dead_letter_headers, ensure_dead_letters_topic
-from streaming.kafka import Headers, open_producer
-from streaming.letter_replay import LetterReplay, ReplayOutcome
+from streaming.dead_letter_topic import MAX_DEAD_LETTER_BYTES, dead_letter_headers, ensure_dead_letters_topic
+from streaming.dead_letters.correction import Correction
+from streaming.dead_letters.index import DeadLetterIndex
+from streaming.dead_letters.replay import LetterReplay, ReplayOutcome
+from streaming.kafka.clients import Headers, open_producer
 
 
 @dataclass(frozen=True)

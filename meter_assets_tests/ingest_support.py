@@ -21,14 +21,15 @@ from kafka.admin import (
 )
 from kafka.structs import TopicPartition
 
-import streaming.ingest
+import streaming.ingest.member
 from meter_assets_tests.support import read_topic, wait_for
 from metering.reading import encode_message
 from metering.settings import Settings
-from metering.store import READINGS, connect, ensure_collections
-from streaming.batch import READINGS_FEED, Counts, Feed
-from streaming.ingest import Ingest
-from streaming.kafka import Sender, ensure_topics, open_consumer, open_producer, partitions_of
+from metering.store import READINGS, ensure_collections
+from runtime.database import connect
+from streaming.ingest.batch import READINGS_FEED, Counts, Feed
+from streaming.ingest.member import Ingest
+from streaming.kafka.clients import Sender, ensure_topics, open_consumer, open_producer, partitions_of
 
 PREFIX = "__connect.errors."
 REPOSITORY = Path(__file__).parent.parent

@@ -4,7 +4,7 @@ from datetime import date
 
 from pyspark.sql import SparkSession
 
-from meter_assets.lake import Lake
+from meter_assets.lake.base import Lake
 
 SCHEMA = "value int, day date"
 

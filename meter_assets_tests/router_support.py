@@ -23,16 +23,17 @@ from pymongo.database import Database
 from local_stack import LocalStack
 from local_stack.jars import fetch_jars
 from meter_assets_tests.support import settings_for, wait_for
-from metering.city import make_city
 from metering.lost_messages import LOST_MESSAGES
 from metering.settings import READINGS_TOPIC, Settings
-from metering.store import FAULTS, HEARTBEATS, WINDOW_AGGREGATES, connect, ensure_collections
-from streaming.batch import Counts, faults_feed
-from streaming.ingest import Ingest
-from streaming.kafka import open_consumer, partitions_of
-from streaming.ledger import Ledger
-from streaming.simulate import simulate_history
-from streaming.simulation_options import SimulationOptions
+from metering.store import FAULTS, HEARTBEATS, WINDOW_AGGREGATES, ensure_collections
+from runtime.database import connect
+from streaming.ingest.batch import Counts, faults_feed
+from streaming.ingest.member import Ingest
+from streaming.kafka.clients import open_consumer, partitions_of
+from streaming.simulator.city import make_city
+from streaming.simulator.options import SimulationOptions
+from streaming.simulator.sent_ledger import Ledger
+from streaming.simulator.simulate import simulate_history
 
 START_SECONDS = 300
 ROUTE_SECONDS = 150

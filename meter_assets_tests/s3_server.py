@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Self
 
 from meter_assets_tests.support import answers_http, free_ports, wait_for
-from metering.s3 import connect_store
 from metering.settings import LOOPBACK, Settings
+from runtime.s3 import connect_store
 
 BUCKET = "tests"
 

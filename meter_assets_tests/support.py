@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from local_stack.dagster import webserver_url
 from metering.settings import LOOPBACK, Settings
-from streaming.kafka import open_consumer, partitions_of
+from streaming.kafka.clients import open_consumer, partitions_of
 
 POLL_SECONDS = 0.05
 

@@ -15,10 +15,10 @@ from pydantic import SecretStr
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from alerting import delivery
+from alerting import digests
 from alerting.alerts import Alert, Kind, raise_alerts
 from alerting.channels import chosen_channels
-from alerting.delivery import Delivery, deliver
+from alerting.digests import Delivery, deliver
 from meter_assets_tests.alert_support import NOW, SECRET, Mailbox, mail_server, minutes, receiving
 from meter_assets_tests.support import free_ports
 from metering.errors import MetersError
@@ -117,7 +117,7 @@ def test_a_digest_sent_again_after_a_crash_has_the_same_id(alerts: Database, dat
         settings = webhook(database, url)
         raise_alerts(alerts, settings, [note(1), note(2)], NOW)
         with monkeypatch.context() as crash:
-            crash.setattr(delivery, "_note", lambda *_: 1 / 0)
+            crash.setattr(digests, "_note", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 send(alerts, settings)
         raise_alerts(alerts, settings, [note(3)], NOW)
@@ -148,14 +148,14 @@ def test_a_lease_of_a_process_that_died_runs_out(alerts: Database, database: Set
     with receiving() as (url, receiver):
         settings = webhook(database, url)
         raise_alerts(alerts, settings, [note(1)], NOW)
-        assert delivery._lease(alerts, "webhook", "gone", NOW)
+        assert digests._lease(alerts, "webhook", "gone", NOW)
         assert send(alerts, settings, NOW + minutes(1)).sent == 0
         assert send(alerts, settings, NOW + minutes(3)).sent == 1
     assert len(receiver.posts) == 1
 
 
 def test_waits_are_capped_and_after_a_day_the_alert_is_given_up(alerts: Database, database: Settings, monkeypatch):
-    monkeypatch.setattr(delivery, "MAX_ATTEMPTS", 9)
+    monkeypatch.setattr(digests, "MAX_ATTEMPTS", 9)
     settings = webhook(database, f"http://{LOOPBACK}:{free_ports(1)[0]}/")
     raise_alerts(alerts, settings, [note(1)], NOW)
     outcome, waits, _ = send_until_settled(alerts, settings, NOW)

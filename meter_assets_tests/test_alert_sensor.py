@@ -10,12 +10,12 @@ from pydantic import SecretStr
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from alerting.delivery import Delivery
+from alerting.digests import Delivery
 from local_stack import LocalStack
 from local_stack.dagster import Dagster
+from meter_assets.automation import alert_sensor as sensor_module
+from meter_assets.automation.alert_sensor import AlertCursor, alert_sensor, summary
 from meter_assets.definitions import defs
-from meter_assets.sensors import alerts as sensor_module
-from meter_assets.sensors.alerts import AlertCursor, alert_sensor, summary
 from meter_assets_tests.alert_support import NOW, SECRET, Receiver, fault, minutes, receiving, store
 from meter_assets_tests.support import wait_for
 from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY

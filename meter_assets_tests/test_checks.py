@@ -12,7 +12,8 @@ from meter_assets.figures.day_figures import DayFigures
 from meter_assets.figures.registered import CHECKS
 from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION, RAW_READINGS
 from metering.settings import Settings
-from metering.store import FAULTS, connect
+from metering.store import FAULTS
+from runtime.database import connect
 
 DAY = date(2024, 5, 18)
 START = datetime(2024, 5, 18, tzinfo=UTC)

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 from faker import Faker
 
-from metering.city import DISTRICTS, make_city
 from metering.meter_types import MeterType
 from metering.registry import Meter
+from streaming.simulator.city import DISTRICTS, make_city
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 

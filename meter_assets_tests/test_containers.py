@@ -23,8 +23,8 @@ from local_stack.mongod import find_mongod
 from local_stack.spark import Spark
 from meter_assets_tests.support import free_ports, settings_for, wait_for
 from meter_cli.init_env import environment
-from metering.alive import Alive
 from metering.settings import Settings
+from runtime.health_file import Alive
 from scripts.container_check.compose import active, load, read_env
 from scripts.container_check.rules import problems
 

@@ -16,8 +16,8 @@ from metering.fault_event import parse_fault_event
 from metering.reading import encode_message
 from metering.settings import ABNORMAL_TOPIC, DEAD_LETTERS_TOPIC, READINGS_TOPIC, Settings
 from metering.store import FAULTS, READINGS
-from streaming.ingest import Ingest
-from streaming.kafka import ensure_topics, open_producer
+from streaming.ingest.member import Ingest
+from streaming.kafka.clients import ensure_topics, open_producer
 
 pytestmark = pytest.mark.timeout(600)  # a stack and a router of its own
 

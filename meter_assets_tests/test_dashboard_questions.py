@@ -25,7 +25,7 @@ from dashboards.questions import (
 from meter_assets.days.revisions import Edition, publish_day
 from meter_assets_tests.alert_support import NOW, fault, minutes, store
 from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_TABLES
-from metering.local_days import begin_days
+from metering.day_ledger import begin_days
 from metering.meter_types import METER_TYPES, MeterType
 from metering.registry import Meter, register_meters
 from metering.settings import Settings

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from local_stack.dagster import dagster_environment
-from meter_assets.dead_runs import PROCESS_TAG, UNFINISHED
+from meter_assets.days.dead_runs import PROCESS_TAG, UNFINISHED
 from meter_assets_tests.days_support import Installation, failpoint, readings, rows_in_the_lake
 
 DAYS = ("2024-05-01", "2024-05-02", "2024-05-03")

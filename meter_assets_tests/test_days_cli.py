@@ -11,8 +11,9 @@ from meter_assets_tests.days_support import Installation
 from meter_assets_tests.support import meters
 from meter_cli.console import counted
 from metering.daily_tables import DAILY_AVERAGES, DAILY_TABLES
-from metering.store import connect, keep_timezone
-from streaming.csv_layout import PRESETS
+from metering.store import keep_timezone
+from runtime.database import connect
+from streaming.replay.csv_layout import PRESETS
 
 
 def replayed(installation: Installation, shared_data: Path, preset: str, *options: str) -> dict[str, int]:

@@ -18,9 +18,9 @@ from metering.errors import MetersError
 from metering.letters import Filters, State, count_letters, drop_letters, find_ids, find_letters, resolve_ids
 from metering.settings import Settings
 from metering.store import DEAD_LETTER_OFFSETS, DEAD_LETTERS
-from streaming.dead_letter_index import MAX_KEPT_BYTES, device_of
-from streaming.dead_letters import ensure_dead_letters_topic
-from streaming.kafka import open_producer
+from streaming.dead_letter_topic import ensure_dead_letters_topic
+from streaming.dead_letters.index import MAX_KEPT_BYTES, device_of
+from streaming.kafka.clients import open_producer
 
 MANY = 10_000
 

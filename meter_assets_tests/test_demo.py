@@ -23,8 +23,8 @@ from meter_cli.demo_checks import daily_numbers
 from meter_cli.demo_faults import routed_faults
 from metering.settings import Settings
 from metering.store import FAULTS, READINGS
-from streaming.ledger import load_ledgers
-from streaming.simulation_options import SimulationOptions, history_window
+from streaming.simulator.options import SimulationOptions, history_window
+from streaming.simulator.sent_ledger import load_ledgers
 
 pytestmark = pytest.mark.timeout(600)  # two demos
 

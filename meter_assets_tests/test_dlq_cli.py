@@ -16,9 +16,9 @@ from meter_cli.dlq_view import visible
 from metering.errors import MetersError
 from metering.letters import PAGE
 from metering.settings import Settings
-from streaming.dead_letter_index import DeadLetterIndex
-from streaming.dead_letters import dead_letter_headers
-from streaming.letter_replay import LetterReplay
+from streaming.dead_letter_topic import dead_letter_headers
+from streaming.dead_letters.index import DeadLetterIndex
+from streaming.dead_letters.replay import LetterReplay
 
 ESC = "\x1b"
 STEERING = f"{ESC}]0;title\x07{ESC}[31m\x9b2J\u202eright to left[bold red]markup[/] [/nope] \r\n"
@@ -36,8 +36,8 @@ def office(database: Settings, mongo: Database) -> Office:
 def run(office: Office, monkeypatch: pytest.MonkeyPatch) -> Run:
     """`meters dlq` in this process, on the topics of the test."""
     topic, feeds = office.pipe.dead_letters_topic, [office.pipe.feed]
-    monkeypatch.setattr("streaming.dead_letter_index.DeadLetterIndex", partial(DeadLetterIndex, topic=topic))
-    monkeypatch.setattr("streaming.letter_replay.LetterReplay", partial(LetterReplay, feeds=feeds))
+    monkeypatch.setattr("streaming.dead_letters.index.DeadLetterIndex", partial(DeadLetterIndex, topic=topic))
+    monkeypatch.setattr("streaming.dead_letters.replay.LetterReplay", partial(LetterReplay, feeds=feeds))
     monkeypatch.setattr("meter_cli.dlq.load_settings", lambda: office.pipe.settings)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("meter_cli.console.out._width", 200)

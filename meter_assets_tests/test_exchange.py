@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from meter_assets import exchange as module
-from meter_assets.exchange import exchange
+from meter_assets.lake import swap as module
+from meter_assets.lake.swap import exchange
 
 ROUNDS = 2_000
 

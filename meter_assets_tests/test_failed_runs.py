@@ -6,9 +6,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from meter_assets.sensors.failed_runs import failed_run_sensor
+from meter_assets.automation.failed_run_sensor import failed_run_sensor
 from metering.settings import Settings, load_settings
-from metering.store import ALERTS, connect
+from metering.store import ALERTS
+from runtime.database import connect
 
 
 @pytest.fixture

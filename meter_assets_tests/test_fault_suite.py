@@ -20,8 +20,8 @@ from faults.suite import chosen_rows, missing, run_rows
 from faults.table import ROWS, VARIANTS
 from faults.topics import Message
 from metering.reading import encode_message
-from streaming.batch import READINGS_FEED
-from streaming.malformed import GARBLERS, conflicting, garbled
+from streaming.ingest.batch import READINGS_FEED
+from streaming.simulator.malformed import GARBLERS, conflicting, garbled
 
 SECONDS = "2024-03-04T00:00:00Z"
 

@@ -14,8 +14,8 @@ from pymongo import MongoClient
 
 from local_stack.state import live_state
 from meter_assets_tests.support import meters, read_topic, settings_for, wait_for
-from metering.disk import disk_of, full_disk_error, full_disk_line
 from metering.settings import Settings
+from runtime.full_disk import disk_of, full_disk_error, full_disk_line
 
 pytestmark = pytest.mark.slow
 

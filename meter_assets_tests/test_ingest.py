@@ -18,9 +18,10 @@ from meter_assets_tests.support import meters
 from meter_cli.ingest import ingest as ingest_command
 from metering.reading import DOCUMENT_SCHEMA, MAX_MESSAGE_BYTES, encode_message
 from metering.settings import Settings
-from metering.store import READINGS, connect
-from streaming.ingest import Ingest
-from streaming.kafka import open_producer
+from metering.store import READINGS
+from runtime.database import connect
+from streaming.ingest.member import Ingest
+from streaming.kafka.clients import open_producer
 
 WATER = {"device_id": "wm4", "timestamp": "2024-05-27T17:57:54.123+02:00", "usage": 13, "flow_rate": 7.5}
 
@@ -211,7 +212,7 @@ def command(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> Iterator[typer.Typer
     """`meters ingest` in this process, on the topics of the test."""
     own = partial(Ingest, dead_letters_topic=pipe.dead_letters_topic)
     monkeypatch.setattr("streaming.ingest.Ingest", own)
-    monkeypatch.setattr("streaming.batch.READINGS_FEED", pipe.feed)
+    monkeypatch.setattr("streaming.ingest.batch.READINGS_FEED", pipe.feed)
     monkeypatch.setattr("meter_cli.ingest.load_settings", lambda: pipe.settings)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     app = typer.Typer()

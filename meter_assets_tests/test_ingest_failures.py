@@ -20,9 +20,10 @@ from meter_assets_tests.ingest_support import Pipe, check_nothing_lost, electric
 from meter_assets_tests.support import wait_for
 from metering.errors import MetersError
 from metering.settings import Settings
-from metering.store import connect, ensure_collections
-from streaming.batch import Counts
-from streaming.ingest import LOOK_SECONDS, POLL_SECONDS, Ingest
+from metering.store import ensure_collections
+from runtime.database import connect
+from streaming.ingest.batch import Counts
+from streaming.ingest.member import LOOK_SECONDS, POLL_SECONDS, Ingest
 
 WAIT_SECONDS = 60
 

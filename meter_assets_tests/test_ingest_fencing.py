@@ -17,8 +17,8 @@ from meter_assets_tests.ingest_support import Pipe, check_nothing_lost, electric
 from meter_assets_tests.support import wait_for
 from metering.errors import MetersError
 from metering.settings import Settings
-from streaming.dead_letters import DeadLetter, DeadLetterTransactions, ensure_dead_letters_topic
-from streaming.kafka import SESSION_SECONDS, ensure_topics, open_consumer
+from streaming.dead_letter_topic import DeadLetter, DeadLetterTransactions, ensure_dead_letters_topic
+from streaming.kafka.clients import SESSION_SECONDS, ensure_topics, open_consumer
 
 WAIT_SECONDS = 60
 

@@ -20,9 +20,9 @@ from kafka.record.util import calc_crc32c
 from meter_assets_tests.ingest_support import Pipe, electricity, header, source
 from meter_assets_tests.support import wait_for
 from metering.settings import Settings
-from streaming.bounded import MAX_RECORD_BYTES, WHOLE_BYTES, PutAside, _Batches
-from streaming.dead_letters import MAX_DEAD_LETTER_BYTES, ensure_dead_letters_topic
-from streaming.unpack import UnpackError, unpack
+from streaming.dead_letter_topic import MAX_DEAD_LETTER_BYTES, ensure_dead_letters_topic
+from streaming.kafka.bounded import MAX_RECORD_BYTES, WHOLE_BYTES, PutAside, _Batches
+from streaming.kafka.unpack import UnpackError, unpack
 
 CODECS = {"gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 MEBIBYTE = 1024 * 1024

@@ -9,10 +9,10 @@ from pyspark.sql import SparkSession
 
 from meter_assets.days.history import as_of, changed_figures, read_history
 from meter_assets.days.revisions import Edition, publish_day
-from meter_assets.folder_lake import FolderLake
+from meter_assets.lake.folder import FolderLake
 from meter_assets_tests.lake_support import values, write
 from metering.daily_tables import DAILY_AVERAGES
-from metering.local_days import begin_days, read_day, touch_days
+from metering.day_ledger import begin_days, read_day, touch_days
 from metering.store import REVISIONS
 
 FIRST, SECOND = date(2024, 5, 18), date(2024, 5, 19)

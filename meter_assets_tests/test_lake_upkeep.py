@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from local_stack.dagster import dagster_environment
-from meter_assets.folder_lake import FolderLake
+from meter_assets.lake.folder import FolderLake
 from meter_assets_tests.days_support import Installation, electricity
 from meter_assets_tests.support import meters
 

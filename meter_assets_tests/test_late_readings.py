@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from local_stack.dagster import Dagster
-from meter_assets.sensors.late_readings import Memory, PastRun, Plan, plan_run
+from meter_assets.automation.late_readings_sensor import Memory, PastRun, Plan, plan_run
 from meter_assets_tests.days_support import DERIVED, Installation, electricity
 from meter_assets_tests.support import ask, meters, wait_for
-from metering.local_days import InForce, LocalDay
+from metering.day_ledger import InForce, LocalDay
 from metering.settings import Settings
 
 pytestmark = pytest.mark.timeout(600)  # the first one's time is the stack's and a backfill's, too

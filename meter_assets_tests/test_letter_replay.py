@@ -13,18 +13,18 @@ from pymongo.database import Database
 
 from meter_assets_tests.dlq_support import Office
 from meter_assets_tests.ingest_support import Pipe, electricity
+from metering.day_ledger import read_day
 from metering.errors import MetersError
 from metering.fault_event import MAX_EVENT_BYTES
 from metering.letters import drop_letters, undo_drop
-from metering.local_days import read_day
 from metering.reading import encode_message
 from metering.settings import READINGS_TOPIC, Settings
 from metering.store import DEAD_LETTERS, FAULTS, REPLACED_READINGS
-from streaming.batch import Counts, faults_feed
-from streaming.correction import Correction, parse_assignments
-from streaming.dead_letters import dead_letter_headers
-from streaming.kafka import Headers, Sender, ensure_topics, open_consumer, partitions_of
-from streaming.replayed import replay_headers
+from streaming.dead_letter_topic import dead_letter_headers
+from streaming.dead_letters.correction import Correction, parse_assignments
+from streaming.ingest.batch import Counts, faults_feed
+from streaming.ingest.replayed_letters import replay_headers
+from streaming.kafka.clients import Headers, Sender, ensure_topics, open_consumer, partitions_of
 
 DAY = datetime(2024, 5, 1, tzinfo=UTC).date()
 BAD_USAGE = encode_message({"device_id": "em1", "timestamp": "2024-05-01T00:00:01Z", "usage_kwh": "ten"})

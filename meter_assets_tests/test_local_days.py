@@ -8,10 +8,11 @@ from pymongo.database import Database
 from meter_assets_tests.ingest_support import Pipe, electricity
 from meter_assets_tests.support import wait_for
 from metering.daily_tables import DAILY_AVERAGES, RAW_READINGS
+from metering.day_ledger import begin_days, dismiss_day, late_days, put_in_force, read_day, touch_days
 from metering.errors import MetersError
-from metering.local_days import begin_days, dismiss_day, late_days, put_in_force, read_day, touch_days
 from metering.settings import Settings
-from metering.store import LOCAL_DAYS, connect
+from metering.store import LOCAL_DAYS
+from runtime.database import connect
 
 DAY = date(2024, 5, 1)
 NOW = datetime(2024, 6, 1, tzinfo=UTC)

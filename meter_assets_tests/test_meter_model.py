@@ -15,15 +15,15 @@ import pytest
 from pydantic import ValidationError
 
 from meter_assets_tests.support import settings_for
-from metering.city import make_city
 from metering.errors import MetersError
 from metering.meter_types import FAULT_SIGN
 from metering.reading import encode_message, parse_reading
 from metering.registry import Meter
-from streaming.fault_plan import FaultPlan
-from streaming.malformed import GARBLERS, conflicting, garbled
-from streaming.meter_model import Instant, MeterModel
-from streaming.simulation_options import SimulationOptions, history_window, parse_interval
+from streaming.simulator.city import make_city
+from streaming.simulator.fault_plan import FaultPlan
+from streaming.simulator.malformed import GARBLERS, conflicting, garbled
+from streaming.simulator.meter_model import Instant, MeterModel
+from streaming.simulator.options import SimulationOptions, history_window, parse_interval
 
 UTC_ZONE = ZoneInfo("UTC")
 START = datetime(2024, 5, 1, tzinfo=UTC)  # a Wednesday
@@ -169,10 +169,10 @@ import hashlib
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 from meter_assets_tests.support import settings_for
-from metering.city import make_city
+from streaming.simulator.city import make_city
 from metering.reading import encode_message
-from streaming.fault_plan import FaultPlan
-from streaming.meter_model import Instant, MeterModel
+from streaming.simulator.fault_plan import FaultPlan
+from streaming.simulator.meter_model import Instant, MeterModel
 digest = hashlib.sha256()
 for meter in make_city(households=5, seed=3, interval_seconds=900, installed_at=datetime(2024, 5, 1, tzinfo=UTC)):
     digest.update(meter.model_dump_json().encode())

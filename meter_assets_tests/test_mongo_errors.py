@@ -10,9 +10,10 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge, PyMongoError
 
 from local_stack import LocalStack
 from metering.errors import ServiceAwayError
-from metering.mongo_errors import mongo_unavailable
 from metering.settings import Settings
-from metering.store import READINGS, connect
+from metering.store import READINGS
+from runtime.database import connect
+from runtime.mongo_errors import mongo_unavailable
 
 PASSWORD_LINE = "Check the user, password and rights"
 

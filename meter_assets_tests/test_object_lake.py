@@ -23,14 +23,14 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from meter_assets import object_lake
-from meter_assets.lake import Lake, open_lake
+from meter_assets.lake import object_store
+from meter_assets.lake.base import Lake, open_lake
 from meter_assets_tests.days_support import Installation, electricity
 from meter_assets_tests.lake_support import SCHEMA, values, write
 from meter_assets_tests.s3_server import S3Address, S3Server
 from meter_assets_tests.support import free_ports, meters
+from metering.day_ledger import LocalDay, begin_days, hold_day, put_in_force, read_day
 from metering.errors import MetersError, ServiceAwayError
-from metering.local_days import LocalDay, begin_days, hold_day, put_in_force, read_day
 from metering.settings import Settings, load_settings
 
 FIRST, SECOND = date(2024, 5, 18), date(2024, 5, 19)
@@ -96,7 +96,7 @@ def test_a_write_that_fails_leaves_the_day_and_no_staging(lake: Lake, spark: Spa
 def test_a_day_too_large_to_be_replaced_in_one_step_is_refused(
     lake: Lake, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(object_lake, "MOST_COPIED_BYTES", 10)
+    monkeypatch.setattr(object_store, "MOST_COPIED_BYTES", 10)
     with pytest.raises(MetersError, match=f"readings of {FIRST} are one object.*no more than 5.*METERS_LAKE"):
         write(lake, spark, [(1, FIRST)], FIRST)
     assert objects(lake) == []

@@ -9,7 +9,7 @@ from pymongo.database import Database
 from alerting.abnormal_days import check_days
 from alerting.alerts import acknowledge, list_alerts
 from alerting.channels import chosen_channels
-from alerting.delivery import deliver
+from alerting.digests import deliver
 from alerting.episodes import clear_quiet_episodes, update_episodes
 from alerting.late_days import check_late_days
 from alerting.silent import check_silence
@@ -20,8 +20,8 @@ from meter_assets_tests.days_support import Installation, assert_whole, store_re
 from meter_assets_tests.plans_support import assert_no_collection_scans
 from meter_assets_tests.runner_support import Runner
 from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY, DAILY_ASSETS, DAILY_AVERAGES, DAILY_CONSUMPTION
-from metering.local_days import begin_days, dismiss_day, finished_days, read_day, touch_days
-from metering.local_days import unsettled_days as read_unsettled_days
+from metering.day_ledger import begin_days, dismiss_day, finished_days, read_day, touch_days
+from metering.day_ledger import unsettled_days as read_unsettled_days
 from metering.publishing import Publishing, begin_publishing, end_publishing
 from metering.registry import METERS
 from metering.settings import Settings

@@ -12,9 +12,9 @@ from meter_assets_tests.ingest_support import Pipe, check_nothing_lost, electric
 from meter_assets_tests.support import wait_for
 from metering.lost_messages import LOST_MESSAGES, LossReason
 from metering.settings import Settings
-from metering.store import connect
-from streaming.kafka import ensure_topics, open_consumer
-from streaming.positions import Kept, Position, Positions, resume
+from runtime.database import connect
+from streaming.ingest.positions import Kept, Position, Positions, resume
+from streaming.kafka.clients import ensure_topics, open_consumer
 
 TP = TopicPartition("iot-meter", 3)
 OLD, NEW = "old-id", "new-id"

@@ -13,14 +13,14 @@ import pytest
 from pymongo.database import Database
 
 from local_stack.dagster import dagster_environment
+from meter_assets.automation.late_readings_sensor import late_readings_sensor, plan_run
 from meter_assets.days import up_to_date
-from meter_assets.sensors.late_readings import late_readings_sensor, plan_run
 from meter_assets_tests.days_support import Installation, assert_whole, failpoint, store_readings
 from meter_assets_tests.runner_support import Runner, config_of
 from meter_assets_tests.support import meters, wait_for
 from metering.daily_tables import DAILY_AVERAGES, DAILY_CONSUMPTION
-from metering.local_days import begin_days, read_day, touch_days, unsettled_days
-from metering.processes import own_process
+from metering.day_ledger import begin_days, read_day, touch_days, unsettled_days
+from metering.process_identity import own_process
 from metering.publishing import LEASE, Publishing, begin_publishing, end_publishing
 from metering.settings import Settings, load_settings
 from metering.store import ensure_collections
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(600)  # the first one's time is the stack's, to
 
 def a_dead_process() -> str:
     """A process of this host that has ended, as it called itself."""
-    script = "from metering.processes import own_process; print(own_process())"
+    script = "from metering.process_identity import own_process; print(own_process())"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -93,7 +93,7 @@ def test_a_mark_is_interrupted_when_its_process_has_ended_or_another_hosts_is_si
 
 
 def test_a_process_that_nobody_has_waited_for_has_ended(mongo):
-    script = "from metering.processes import own_process; print(own_process(), flush=True); input()"
+    script = "from metering.process_identity import own_process; print(own_process(), flush=True); input()"
     child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdout
     mark = Publishing(1, "run", child.stdout.readline().strip(), datetime.now(UTC), ALL)

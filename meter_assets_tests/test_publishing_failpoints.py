@@ -9,7 +9,7 @@ import pytest
 from meter_assets_tests.days_support import Installation, assert_whole, failpoint, store_readings
 from meter_assets_tests.runner_support import Runner, config_of
 from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION
-from metering.local_days import read_day
+from metering.day_ledger import read_day
 from metering.store import LOCAL_DAYS, REVISIONS, ensure_collections
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first one's time is the stack's, too

@@ -21,9 +21,9 @@ from metering.meter_types import METER_TYPES
 from metering.reading import parse_reading
 from metering.registry import METERS
 from metering.settings import Settings, load_settings
-from metering.store import connect
-from streaming.csv_layout import PRESETS, CsvLayout
-from streaming.replay import ReplayReport, replay
+from runtime.database import connect
+from streaming.replay.csv_layout import PRESETS, CsvLayout
+from streaming.replay.replayer import ReplayReport, replay
 
 GENERAL = ["--device", "meter", "--time", "day,clock", "--value", "used", "--unit", "L", "--timezone", "Europe/Madrid"]
 HEADER = "meter,day,clock,used\n"

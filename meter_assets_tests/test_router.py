@@ -16,8 +16,8 @@ from meter_assets_tests.router_support import City, own_kafka
 from meter_assets_tests.support import read_topic, wait_for
 from metering.settings import DEAD_LETTERS_TOPIC, READINGS_TOPIC
 from metering.store import LATEST_READINGS, READINGS, WINDOW_AGGREGATES
-from streaming.ingest import Ingest
-from streaming.kafka import Sender
+from streaming.ingest.member import Ingest
+from streaming.kafka.clients import Sender
 
 pytestmark = pytest.mark.timeout(600)  # several starts of Spark and of services, each with a limit of its own
 

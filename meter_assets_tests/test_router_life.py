@@ -28,7 +28,7 @@ from meter_assets_tests.router_support import (
 from meter_assets_tests.support import wait_for
 from metering.settings import READINGS_TOPIC
 from metering.store import FAULTS, WINDOW_AGGREGATES
-from streaming.kafka import ensure_topics
+from streaming.kafka.clients import ensure_topics
 
 pytestmark = [
     pytest.mark.slow,

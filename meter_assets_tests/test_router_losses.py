@@ -22,7 +22,7 @@ from meter_assets_tests.router_support import (
 )
 from meter_assets_tests.support import wait_for
 from metering.settings import READINGS_TOPIC
-from streaming.kafka import ensure_topics, open_consumer, partitions_of
+from streaming.kafka.clients import ensure_topics, open_consumer, partitions_of
 
 pytestmark = [
     pytest.mark.slow,

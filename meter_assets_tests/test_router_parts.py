@@ -26,15 +26,16 @@ from meter_assets_tests.router_support import own_kafka
 from meter_assets_tests.support import wait_for
 from metering.lost_messages import LOST_MESSAGES
 from metering.settings import READINGS_TOPIC, Settings
-from metering.store import WINDOW_AGGREGATES, connect, ensure_collections
-from streaming.kafka import ensure_topics, open_consumer
+from metering.store import WINDOW_AGGREGATES, ensure_collections
+from runtime.database import connect
+from streaming.kafka.clients import ensure_topics, open_consumer
+from streaming.kafka.unpack import CHUNK_BYTES, GZIP, LZ4, NONE, SNAPPY, ZSTD, UnpackError, unpack
+from streaming.router.checkpoint import AGGREGATES_QUERY, FAULTS_QUERY, KnownTopic, Place
 from streaming.router.failures import explain, innermost
 from streaming.router.old_windows import WINDOWS_A_BATCH, after_id, rename_old_windows
-from streaming.router.place import AGGREGATES_QUERY, FAULTS_QUERY, KnownTopic, Place
 from streaming.router.poison import HEAVY_BYTES_A_POLL, Search, examine
 from streaming.router.raw_log import HEADER, RawBatch, RawLog, Undelivered
 from streaming.router.settlement import Settlement
-from streaming.unpack import CHUNK_BYTES, GZIP, LZ4, NONE, SNAPPY, ZSTD, UnpackError, unpack
 
 NOON = datetime(2024, 5, 18, 12, tzinfo=UTC)
 MIB = 1 << 20
@@ -325,7 +326,7 @@ def drop(settings: Settings, until: int) -> None:
 
 
 def topic_partitions(consumer: Any) -> list[Any]:
-    from streaming.kafka import partitions_of
+    from streaming.kafka.clients import partitions_of
 
     return partitions_of(consumer, READINGS_TOPIC)
 

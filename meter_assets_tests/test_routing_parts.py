@@ -43,7 +43,7 @@ def sleeper(argument: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_a_bound_child_ends_with_its_parent_however_that_ends():
     code = (
-        "import signal, subprocess, sys; from metering.process import bound_command\n"
+        "import signal, subprocess, sys; from runtime.child_process import bound_command\n"
         f"child = subprocess.Popen(bound_command([sys.executable, '-c', {SLEEP!r}], signal.SIGTERM))\n"
         "print(child.pid, flush=True); signal.pause()"
     )

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from dagster_pyspark import LazyPySparkResource
 
-from meter_assets.dead_runs import PROCESS_TAG, end_dead_runs
+from meter_assets.days.dead_runs import PROCESS_TAG, end_dead_runs
 from meter_assets.definitions import defs
 from meter_assets.resources import all_resources, spark_settings
 from metering.settings import Settings

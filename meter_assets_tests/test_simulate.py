@@ -18,15 +18,15 @@ import pytest
 from pydantic import ValidationError
 
 from meter_assets_tests.support import read_topic
-from metering.city import make_city
 from metering.reading import parse_reading
 from metering.registry import METERS, Meter
 from metering.settings import READINGS_TOPIC, Settings
-from metering.store import connect
-from streaming.kafka import ensure_topics
-from streaming.ledger import Ledger, load_ledger, load_ledgers, merge_ledgers
-from streaming.simulate import simulate_history, simulate_live
-from streaming.simulation_options import SimulationOptions
+from runtime.database import connect
+from streaming.kafka.clients import ensure_topics
+from streaming.simulator.city import make_city
+from streaming.simulator.options import SimulationOptions
+from streaming.simulator.sent_ledger import Ledger, load_ledger, load_ledgers, merge_ledgers
+from streaming.simulator.simulate import simulate_history, simulate_live
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 EVERYTHING = SimulationOptions(

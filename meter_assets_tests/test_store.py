@@ -5,7 +5,7 @@ from typing import Any
 from pymongo.database import Database
 
 from metering.store import READINGS, find_by_id
-from streaming.batch import READINGS_FEED
+from streaming.ingest.batch import READINGS_FEED
 
 STORED = 5_000
 

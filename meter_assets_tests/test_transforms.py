@@ -10,7 +10,7 @@ from meter_assets.figures import device_days as transforms
 from meter_assets.figures.abnormal_device_summary import abnormal_device_summary
 from meter_assets.figures.daily_averages import daily_averages
 from meter_assets.figures.daily_consumption import daily_consumption
-from meter_assets.lake import RAW_READINGS_SCHEMA
+from meter_assets.lake.base import RAW_READINGS_SCHEMA
 from metering.calendar import Day
 from metering.faults import FAULT_RULES
 from metering.registry import METER_SPARK_SCHEMA

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from metering.settings import Settings
-from metering.store import LATEST_READINGS, WINDOW_AGGREGATES, connect
+from metering.store import LATEST_READINGS, WINDOW_AGGREGATES
+from runtime.database import connect
 from streaming.router.aggregates import MAX_ROWS_A_BATCH, WINDOW_MINUTES
 from streaming.router.windows import Change, add_parts, keep_latest
 

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from meter_cli.console import err, out, print_json
 from metering.settings import load_settings
-from metering.store import connect, mongo_unavailable
+from runtime.database import connect
+from runtime.mongo_errors import mongo_unavailable
 
 app = typer.Typer(help="Look at alerts, and take notice of them.", no_args_is_help=True, pretty_exceptions_enable=False)
 

@@ -10,13 +10,15 @@ import typer
 from pymongo.errors import PyMongoError
 
 from meter_cli.console import NOTE, counted, err, out, print_json
+from metering.day_ledger import unsettled_days
 from metering.errors import MetersError
-from metering.local_days import unsettled_days
-from metering.local_services import troubles
-from metering.processes import own_process
-from metering.s3 import probe_store
+from metering.process_identity import own_process
 from metering.settings import Settings, load_settings
-from metering.store import connect, keep_timezone, mongo_unavailable
+from metering.store import keep_timezone
+from runtime.database import connect
+from runtime.local_services import troubles
+from runtime.mongo_errors import mongo_unavailable
+from runtime.s3 import probe_store
 
 MAX_WARNINGS = 10
 
@@ -60,7 +62,7 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
     import dagster as dg
 
     warnings.filterwarnings("ignore", category=UserWarning, module="dagster")
-    from meter_assets.dead_runs import PROCESS_TAG, end_dead_runs
+    from meter_assets.days.dead_runs import PROCESS_TAG, end_dead_runs
     from meter_assets.definitions import defs
     from meter_assets.failures import failure_line
     from meter_assets.partitions import LOCAL_DAYS

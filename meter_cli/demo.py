@@ -20,7 +20,8 @@ from metering.daily_tables import DAILY_AVERAGES
 from metering.errors import MetersError
 from metering.meter_types import METER_TYPES
 from metering.settings import Settings, load_settings
-from metering.store import FAULTS, HEARTBEATS, READINGS, connect, ensure_collections
+from metering.store import FAULTS, HEARTBEATS, READINGS, ensure_collections
+from runtime.database import connect
 
 SEED = 1
 INTERVAL_SECONDS = 900
@@ -88,11 +89,11 @@ def _past_days(settings: Settings, running: ExitStack, *, days: int, households:
     from meter_cli.days import run_backfill
     from meter_cli.demo_checks import conservation, daily_numbers, dead_letter_offsets, dead_letters_since
     from meter_cli.demo_faults import routed_faults, start_command, store_routed_faults
-    from metering.city import make_city
     from metering.registry import register_meters
-    from streaming.ingest import Ingest
-    from streaming.simulate import history_readings, simulate_history
-    from streaming.simulation_options import SimulationOptions, history_window
+    from streaming.ingest.member import Ingest
+    from streaming.simulator.city import make_city
+    from streaming.simulator.options import SimulationOptions, history_window
+    from streaming.simulator.simulate import history_readings, simulate_history
 
     options = SimulationOptions(
         seed=SEED, interval_seconds=INTERVAL_SECONDS, days=days, conflict_rate=0.001, garbage_rate=0.001

@@ -10,10 +10,10 @@ from pymongo.database import Database
 from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION
 from metering.meter_types import METER_TYPES
 from metering.settings import DEAD_LETTERS_TOPIC, Settings
-from streaming.batch import Counts
-from streaming.dead_letters import ensure_dead_letters_topic
-from streaming.kafka import kafka_errors, open_consumer, partitions_of
-from streaming.ledger import Ledger
+from streaming.dead_letter_topic import ensure_dead_letters_topic
+from streaming.ingest.batch import Counts
+from streaming.kafka.clients import kafka_errors, open_consumer, partitions_of
+from streaming.simulator.sent_ledger import Ledger
 
 Offsets = dict[TopicPartition, int]
 

@@ -12,12 +12,13 @@ from pymongo.database import Database
 
 from local_stack.child import Child
 from metering.errors import MetersError
-from metering.process import CHECKPOINT_HELD
 from metering.settings import Settings
-from metering.store import FAULTS, HEARTBEATS, connect
-from streaming.batch import faults_feed
-from streaming.ingest import Ingest
-from streaming.ledger import Ledger
+from metering.store import FAULTS, HEARTBEATS
+from runtime.child_process import CHECKPOINT_HELD
+from runtime.database import connect
+from streaming.ingest.batch import faults_feed
+from streaming.ingest.member import Ingest
+from streaming.simulator.sent_ledger import Ledger
 
 ROUTE_WITHIN_SECONDS = 300
 POLL_SECONDS = 0.5

@@ -51,7 +51,7 @@ from metering.letters import (
 from metering.settings import load_settings
 
 if TYPE_CHECKING:
-    from streaming.letter_replay import Planned, Skipped
+    from streaming.dead_letters.replay import Planned, Skipped
 
 app = typer.Typer(
     help="Dead letters: look at refused messages, send them again, drop them.",
@@ -148,8 +148,8 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Send letters' messages to their topics again; ingest judges them like any other message."""
-    from streaming.correction import Correction, parse_assignments
-    from streaming.letter_replay import LetterReplay
+    from streaming.dead_letters.correction import Correction, parse_assignments
+    from streaming.dead_letters.replay import LetterReplay
 
     settings = load_settings()
     correction = Correction(parse_assignments(assignments or []), tuple(without or ()))

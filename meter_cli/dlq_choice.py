@@ -15,10 +15,12 @@ from meter_cli.console import progress
 from metering.errors import MetersError
 from metering.letters import PAGE, Filters, State, find_ids, resolve_ids
 from metering.settings import Settings
-from metering.store import connect, ensure_collections, mongo_unavailable
+from metering.store import ensure_collections
+from runtime.database import connect
+from runtime.mongo_errors import mongo_unavailable
 
 if TYPE_CHECKING:
-    from streaming.dead_letter_index import DeadLetterIndex
+    from streaming.dead_letters.index import DeadLetterIndex
 
 PROGRESS_FROM_LETTERS = 2_000
 
@@ -43,7 +45,7 @@ def open_letters(settings: Settings) -> "Iterator[tuple[Database, DeadLetterInde
     Raises:
         MetersError: MongoDB or Kafka does not answer.
     """
-    from streaming.dead_letter_index import DeadLetterIndex
+    from streaming.dead_letters.index import DeadLetterIndex
 
     database = connect(settings)
     with database.client:

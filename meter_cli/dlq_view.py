@@ -12,7 +12,7 @@ from rich.text import Text
 from metering.letters import Letter
 
 if TYPE_CHECKING:
-    from streaming.letter_replay import Planned, Skipped
+    from streaming.dead_letters.replay import Planned, Skipped
 
 MAX_SHOWN_BYTES = 4096
 MAX_PLAN_BYTES = 400
@@ -103,7 +103,7 @@ def payload_json(name: str, value: bytes | None) -> dict[str, str | None]:
 
 def plan_text(plan: "Planned | Skipped") -> Text:
     """What a replay would do with one letter, as it would be sent."""
-    from streaming.letter_replay import Planned
+    from streaming.dead_letters.replay import Planned
 
     if not isinstance(plan, Planned):
         return Text(f"{plan.letter} would not be sent: ").append(visible(plan.why))
@@ -113,7 +113,7 @@ def plan_text(plan: "Planned | Skipped") -> Text:
 
 def plan_json(plan: "Planned | Skipped") -> dict[str, Any]:
     """The same for scripts."""
-    from streaming.letter_replay import Planned
+    from streaming.dead_letters.replay import Planned
 
     if not isinstance(plan, Planned):
         return {"id": plan.letter, "would_send": False, "why": plan.why}

@@ -60,9 +60,9 @@ def _foreseen(error: Exception, settings: Settings) -> MetersError | None:
     from kafka.errors import KafkaError
     from pymongo.errors import DocumentTooLarge, PyMongoError
 
-    from metering.disk import full_disk_error
-    from metering.mongo_errors import mongo_unavailable
-    from streaming.kafka import kafka_errors
+    from runtime.full_disk import full_disk_error
+    from runtime.mongo_errors import mongo_unavailable
+    from streaming.kafka.clients import kafka_errors
 
     inner = innermost(error)
     if isinstance(inner, OSError) and inner.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -9,11 +9,11 @@ from rich.table import Table
 
 from meter_cli.console import NOTE, coloured, err, out, print_json
 from metering.daily_tables import DAILY_TABLES
+from metering.day_ledger import read_day
 from metering.errors import MetersError
-from metering.local_days import read_day
 from metering.publishing import publishing_line
 from metering.settings import load_settings
-from metering.store import connect
+from runtime.database import connect
 
 IDENTITY = ("_id", "calculation_date", "meter_type", "unit", "device_id", "level", "key", "computed_at", "revision")
 

@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 
 from meter_cli.console import coloured, err, out, print_json, progress
-from metering.alive import Alive
 from metering.settings import load_settings
+from runtime.health_file import Alive
 
 REPORT_EVERY_SECONDS = 10
 LOST = 3
@@ -29,8 +29,8 @@ def ingest(
 
     With --until-caught-up the exit code is 3 when Kafka no longer had some of the messages; see iot.lost_messages.
     """
-    from streaming.batch import READINGS_FEED, faults_feed
-    from streaming.ingest import Ingest
+    from streaming.ingest.batch import READINGS_FEED, faults_feed
+    from streaming.ingest.member import Ingest
 
     settings = load_settings()
     ingest = Ingest(settings, feed=faults_feed(settings) if faults else READINGS_FEED, notice=_notice)

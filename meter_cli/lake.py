@@ -11,10 +11,10 @@ from rich.table import Table
 
 from meter_cli.console import counted, err, out, print_json, progress
 from metering.settings import load_settings
-from metering.store import connect
+from runtime.database import connect
 
 if TYPE_CHECKING:
-    from meter_assets.lake_upkeep import LakeDay
+    from meter_assets.lake.maintenance import LakeDay
 
 app = typer.Typer(
     help="The lake's days: their files and sizes.",
@@ -32,8 +32,8 @@ def lake(context: typer.Context, as_json: Json = False) -> None:
     """List the days of raw_readings with their readings, files and size."""
     if context.invoked_subcommand:
         return
-    from meter_assets.lake import open_lake
-    from meter_assets.lake_upkeep import lake_days
+    from meter_assets.lake.base import open_lake
+    from meter_assets.lake.maintenance import lake_days
 
     settings = load_settings()
     days = lake_days(open_lake(settings))
@@ -55,9 +55,9 @@ def lake(context: typer.Context, as_json: Json = False) -> None:
 @app.command()
 def compact(dry_run: DryRun = False, as_json: Json = False) -> None:
     """Write days of many small files into few large ones; readers see the old files or the new ones."""
-    from meter_assets.lake import open_lake
-    from meter_assets.lake_upkeep import compact as compact_day
-    from meter_assets.lake_upkeep import lake_days
+    from meter_assets.lake.base import open_lake
+    from meter_assets.lake.maintenance import compact as compact_day
+    from meter_assets.lake.maintenance import lake_days
 
     place = open_lake(load_settings())
     days = [day for day in lake_days(place) if day.is_scattered]
@@ -79,9 +79,9 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Take old days out of the lake. Their figures stand, MongoDB keeps their readings, a backfill brings them back."""
-    from meter_assets.lake import open_lake
-    from meter_assets.lake_upkeep import lake_days
-    from meter_assets.lake_upkeep import prune as prune_days
+    from meter_assets.lake.base import open_lake
+    from meter_assets.lake.maintenance import lake_days
+    from meter_assets.lake.maintenance import prune as prune_days
 
     if (keep_days is None) == (before is None):
         raise typer.BadParameter("give one of --keep-days and --before")

@@ -7,11 +7,11 @@ import typer
 from rich.table import Table
 
 from meter_cli.console import err, out, print_json
+from metering.day_ledger import LocalDay, dismiss_day, read_day, unsettled_days
 from metering.errors import MetersError
-from metering.local_days import LocalDay, dismiss_day, read_day, unsettled_days
 from metering.publishing import publishing_line
 from metering.settings import load_settings
-from metering.store import connect
+from runtime.database import connect
 
 app = typer.Typer(
     help="Days that readings have reached after they were computed, or that are not published whole yet.",

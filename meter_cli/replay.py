@@ -13,9 +13,9 @@ from metering.errors import MetersError
 from metering.meter_types import METER_TYPES, MeterType
 from metering.reading import iso_utc
 from metering.settings import READINGS_TOPIC, load_settings
-from streaming.csv_layout import PRESETS, UNIT_NAMES, CsvLayout, types_with_unit
-from streaming.replay import MAX_NEW_METERS, ReplayReport
-from streaming.replay import replay as run_replay
+from streaming.replay.csv_layout import PRESETS, UNIT_NAMES, CsvLayout, types_with_unit
+from streaming.replay.replayer import MAX_NEW_METERS, ReplayReport
+from streaming.replay.replayer import replay as run_replay
 
 _COLUMNS = "Columns"
 _FORMAT = "Format"

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from meter_cli.console import err, out, print_error, print_json
-from metering.alive import Alive
-from metering.process import CHECKPOINT_HELD
 from metering.settings import load_settings
+from runtime.child_process import CHECKPOINT_HELD
+from runtime.health_file import Alive
 
 REPORT_EVERY_SECONDS = 10
 TELL_DAGSTER_EVERY_SECONDS = 5
@@ -28,7 +28,7 @@ def route(
 ) -> None:
     """Route faulty readings to iot-abnormal as they happen. SIGTERM or Ctrl-C ends it with exit code 0."""
     from local_stack.jars import spark_jars
-    from streaming.router.place import AlreadyRoutingError
+    from streaming.router.checkpoint import AlreadyRoutingError
     from streaming.router.router import Router
 
     settings = load_settings()

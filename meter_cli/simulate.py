@@ -14,15 +14,15 @@ from rich import box
 from rich.table import Table
 
 from meter_cli.console import err, out, print_json, progress
-from metering.alive import Alive
-from metering.city import make_city
 from metering.errors import MetersError
 from metering.meter_types import METER_TYPES
 from metering.registry import Meter
 from metering.settings import Settings, load_settings
-from streaming.ledger import Ledger
-from streaming.simulate import describe, history_readings, simulate_history, simulate_live
-from streaming.simulation_options import SimulationOptions, history_window, parse_interval
+from runtime.health_file import Alive
+from streaming.simulator.city import make_city
+from streaming.simulator.options import SimulationOptions, history_window, parse_interval
+from streaming.simulator.sent_ledger import Ledger
+from streaming.simulator.simulate import describe, history_readings, simulate_history, simulate_live
 
 _HISTORY = "History"
 _LIVE = "Live"

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from meter_cli.console import BAD, GOOD, NOTE, coloured, err, out, print_json
 from metering.errors import MetersError
-from metering.local_services import ServiceTrouble, troubles
 from metering.settings import load_settings
+from runtime.local_services import ServiceTrouble, troubles
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pymongo.database import Database
 
-from metering.processes import is_gone, is_on_this_host
+from metering.process_identity import is_gone, is_on_this_host
 from metering.store import LOCAL_DAYS
 
 LEASE = timedelta(minutes=10)

@@ -1,6 +1,6 @@
 """The registry: which meters the city has, of which type, in which household and district, and how often they report.
 
-The model and its storage form; `iot.meters` holds one document a meter. Making up a city is done in city.py.
+The model and its storage form; `iot.meters` holds one document a meter. Made-up cities: streaming/simulator/city.py.
 """
 
 from collections.abc import Iterable

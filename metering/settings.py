@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     lake: str | None = Field(
         default=None, description="The Parquet lake: an absolute folder, or s3a://bucket/prefix; unset: <home>/lake."
     )
-    # Named as every S3 client knows them. The keys are no settings: metering/s3.py.
+    # Named as every S3 client knows them. The keys are no settings: runtime/s3.py.
     s3_endpoint: str | None = Field(
         default=None, validation_alias="AWS_ENDPOINT_URL", description="http(s) address of its store; unset: Amazon S3."
     )

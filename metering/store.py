@@ -1,4 +1,4 @@
-"""MongoDB: the connection, the collections with their keys, indexes and validators.
+"""MongoDB: the collections with their keys, indexes and validators. The connection is made in runtime/database.py.
 
 Who reads or writes what lives with the readers and writers; this module only says how the database is laid out.
 """
@@ -6,21 +6,19 @@ Who reads or writes what lives with the readers and writers; this module only sa
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pymongo import MongoClient, ReturnDocument
+from pymongo import ReturnDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import CollectionInvalid, ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import CollectionInvalid, OperationFailure
 
 from metering.daily_tables import DAILY_TABLES
 from metering.errors import MetersError
 from metering.fault_event import FAULT_DOCUMENT_SCHEMA
 from metering.lost_messages import LOST_MESSAGES
 from metering.meter_types import METER_TYPES
-from metering.mongo_errors import mongo_address as mongo_address
-from metering.mongo_errors import mongo_unavailable as mongo_unavailable
 from metering.reading import DOCUMENT_SCHEMA
 from metering.registry import METERS
-from metering.settings import CHANNELS, Settings
+from metering.settings import CHANNELS
 
 READINGS = "iot-meter"
 FAULTS = "iot-abnormal"
@@ -37,8 +35,6 @@ REVISIONS = "revisions"
 DEAD_LETTERS = "dead_letters"
 DEAD_LETTER_OFFSETS = "dead_letter_offsets"
 REPLACED_READINGS = "replaced_readings"
-
-ANSWER_WITHIN_SECONDS = 10
 
 NAMESPACE_EXISTS = 48
 
@@ -105,33 +101,6 @@ _INDEXES: dict[str, Sequence[Sequence[tuple[str, int]]]] = {
     REVISIONS: [[("collection", 1), ("calculation_date", 1)]],
     **{name: [[("calculation_date", 1)], *table.indexes] for name, table in DAILY_TABLES.items()},
 }
-
-
-def connect(settings: Settings) -> Database:
-    """Connect, and prove that a primary answers.
-
-    Raises:
-        MetersError: MongoDB does not answer, or refuses the credentials.
-    """
-    try:
-        client: MongoClient = MongoClient(
-            settings.mongo,
-            tz_aware=True,
-            w="majority",
-            serverSelectionTimeoutMS=ANSWER_WITHIN_SECONDS * 1000,
-            connectTimeoutMS=ANSWER_WITHIN_SECONDS * 1000,
-        )
-        client.admin.command("hello")
-        return client[settings.mongo_database]
-    except (ConnectionFailure, OperationFailure) as error:
-        raise mongo_unavailable(settings, error) from error
-    except PyMongoError as error:
-        # Without the library's words, which may hold a part of the password.
-        raise MetersError(
-            f"METERS_MONGO_URI is not usable ({type(error).__name__})", fix="See .env.example for its form"
-        ) from None
-    except ValueError:
-        raise MetersError("METERS_MONGO_URI is not usable", fix="See .env.example for its form") from None
 
 
 def keep_timezone(database: Database, timezone: str) -> None:

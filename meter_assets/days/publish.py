@@ -12,10 +12,10 @@ from meter_assets.days.stores import Stores
 from meter_assets.figures import raw_readings
 from meter_assets.figures.day_figures import DayFigures
 from meter_assets.figures.registered import FIGURES
-from meter_assets.lake import StagedDays
+from meter_assets.lake.base import StagedDays
 from metering.daily_tables import RAW_READINGS
-from metering.local_days import put_in_force, read_day
-from metering.processes import own_process
+from metering.day_ledger import put_in_force, read_day
+from metering.process_identity import own_process
 from metering.publishing import Publishing, begin_publishing, end_publishing
 
 

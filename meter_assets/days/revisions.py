@@ -12,7 +12,7 @@ from pymongo import DeleteOne, InsertOne, ReplaceOne
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
 
-from metering.local_days import InForce, LocalDay, put_in_force, read_day
+from metering.day_ledger import InForce, LocalDay, put_in_force, read_day
 from metering.store import REVISIONS
 
 WRITE_BATCH = 5_000

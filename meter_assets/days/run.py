@@ -12,18 +12,18 @@ from pymongo.database import Database
 
 from meter_assets.days import up_to_date
 from meter_assets.days.compute import computed_days
+from meter_assets.days.dead_runs import note_process
 from meter_assets.days.publish import put_day_in_force
 from meter_assets.days.revisions import Edition
 from meter_assets.days.stage import Staged, staged_readings
 from meter_assets.days.stores import Stores, again_when_away
-from meter_assets.dead_runs import note_process
 from meter_assets.figures.check import Verdict
 from meter_assets.figures.day_figures import DayFigures
 from meter_assets.figures.registered import CHECKS, FIGURES
 from metering.calendar import Day
 from metering.daily_tables import RAW_READINGS
+from metering.day_ledger import LocalDay, begin_days, finished_days, read_day
 from metering.faults import rules_in_force
-from metering.local_days import LocalDay, begin_days, finished_days, read_day
 from metering.settings import Settings, load_settings
 
 DAYS_AT_ONCE = 31

@@ -11,10 +11,10 @@ from pyspark.sql import DataFrame
 
 from meter_assets.days.stores import Stores
 from meter_assets.figures.device_days import local_day_of, stored
-from meter_assets.lake import RAW_READINGS_SCHEMA, StagedDays
+from meter_assets.lake.base import RAW_READINGS_SCHEMA, StagedDays
 from metering.calendar import Day
 from metering.daily_tables import RAW_READINGS, RAW_READINGS_COLUMNS
-from metering.local_days import LocalDay
+from metering.day_ledger import LocalDay
 from metering.settings import Settings
 
 

@@ -12,7 +12,7 @@ import dagster as dg
 
 from meter_assets.partitions import LOCAL_DAYS
 from metering.daily_tables import DAILY_AVERAGES
-from metering.local_days import LocalDay
+from metering.day_ledger import LocalDay
 from metering.publishing import publishing_line
 
 ASSET = DAILY_AVERAGES

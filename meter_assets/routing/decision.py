@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from metering.process import CHECKPOINT_HELD
+from runtime.child_process import CHECKPOINT_HELD
 
 HEARTBEAT_SECONDS = 20
 """A router that has written no heartbeat for so long is stuck; it writes one every 2 s."""

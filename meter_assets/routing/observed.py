@@ -13,7 +13,9 @@ from meter_assets.routing.decision import ACTIVE, Heartbeat, Run
 from meter_assets.routing.job import fault_routing_job
 from meter_assets.routing.process import find_router, is_here
 from metering.settings import load_settings
-from metering.store import HEARTBEATS, connect, mongo_unavailable
+from metering.store import HEARTBEATS
+from runtime.database import connect
+from runtime.mongo_errors import mongo_unavailable
 
 ROUTER = "router"
 ENDED_RUNS = 10

@@ -13,8 +13,8 @@ from typing import IO
 
 import psutil
 
-from metering.process import CHECKPOINT_HELD, bound_command
 from metering.settings import Settings
+from runtime.child_process import CHECKPOINT_HELD, bound_command
 
 PROJECT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-c", "from meter_cli.main import main; main()", "route")

@@ -18,7 +18,7 @@ from metering.fault_event import Severity, fault_document, parse_fault_event
 from metering.faults import FaultRule
 from metering.reading import NUMBERS
 from metering.registry import METER_SPARK_SCHEMA
-from streaming.batch import READINGS_FEED
+from streaming.ingest.batch import READINGS_FEED
 from streaming.router.messages import SESSION_OPTIONS, fault_messages, readings
 
 ARRIVED = datetime(2024, 5, 18, 12, tzinfo=UTC)

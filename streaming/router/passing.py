@@ -11,10 +11,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from metering.settings import READINGS_TOPIC, Settings
-from streaming.bounded import PutAside, read_batch
-from streaming.kafka import kafka_errors, open_consumer
+from streaming.kafka.bounded import PutAside, read_batch
+from streaming.kafka.clients import kafka_errors, open_consumer
 from streaming.router.aggregates import MAX_ROWS_A_BATCH
-from streaming.router.place import AGGREGATES_QUERY, Offsets, Place
+from streaming.router.checkpoint import AGGREGATES_QUERY, Offsets, Place
 from streaming.router.poison import Poison
 from streaming.router.queries import Queries
 from streaming.router.raw_log import RawLog

@@ -14,8 +14,8 @@ from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.util import calc_crc32c
 
 from metering.reading import MAX_MESSAGE_BYTES
+from streaming.kafka.unpack import CHUNK_BYTES, UnpackError, unpack
 from streaming.router.raw_log import HEADER, RawBatch, RawLog
-from streaming.unpack import CHUNK_BYTES, UnpackError, unpack
 
 RECORDS_A_POLL = 10_000
 """Readings taken from Kafka at once; some 1.5 MB. Spark asks for a partition's bounds and fetches again at every poll:

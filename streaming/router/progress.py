@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from metering.settings import READINGS_TOPIC
-from streaming.router.place import FAULTS_QUERY, Offsets
+from streaming.router.checkpoint import FAULTS_QUERY, Offsets
 
 STALLED_SECONDS = 15
 """A router that has not got on for so long, though something waits or Kafka is silent, calls itself stalled."""

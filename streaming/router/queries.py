@@ -11,8 +11,8 @@ from metering.faults import faults, rules_in_force, with_registry
 from metering.registry import METER_SPARK_SCHEMA, METERS
 from metering.settings import ABNORMAL_TOPIC, READINGS_TOPIC, Settings
 from streaming.router.aggregates import MAX_ROWS_A_BATCH, Aggregates, in_time
+from streaming.router.checkpoint import AGGREGATES_QUERY, FAULTS_QUERY, Place
 from streaming.router.messages import fault_messages, is_reading, readings
-from streaming.router.place import AGGREGATES_QUERY, FAULTS_QUERY, Place
 from streaming.router.poison import RECORDS_A_POLL
 from streaming.router.session import quiet, stop_query
 

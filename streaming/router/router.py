@@ -12,10 +12,12 @@ from contextlib import suppress
 from pymongo.errors import PyMongoError
 
 from metering.settings import Settings
-from metering.store import connect, ensure_collections, mongo_unavailable
+from metering.store import ensure_collections
+from runtime.database import connect
+from runtime.mongo_errors import mongo_unavailable
+from streaming.router.checkpoint import Place
 from streaming.router.heartbeat import Heartbeat
 from streaming.router.old_windows import rename_old_windows
-from streaming.router.place import Place
 from streaming.router.progress import Progress
 from streaming.router.queries import new_aggregates
 from streaming.router.settlement import Report, Settlement, both

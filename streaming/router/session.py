@@ -15,9 +15,9 @@ from pyspark.sql import SparkSession
 
 from metering.errors import MetersError
 from metering.settings import LOOPBACK, Settings
+from streaming.router.checkpoint import ROUTER_SHUFFLE_PARTITIONS, SHUFFLE_PARTITIONS
 from streaming.router.failures import first_line
 from streaming.router.messages import SESSION_OPTIONS
-from streaming.router.place import ROUTER_SHUFFLE_PARTITIONS, SHUFFLE_PARTITIONS
 
 LOGGING = Path(__file__).with_name("log4j2.properties")
 SPARK_LOG = "router-spark.log"

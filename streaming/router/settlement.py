@@ -12,8 +12,15 @@ from pymongo.database import Database
 
 from metering.lost_messages import Loss, LossReason, lost_counts, record_losses
 from metering.settings import READINGS_TOPIC, Settings
-from streaming.kafka import ensure_topics, kafka_errors, open_consumer, partitions_of, topic_ids
-from streaming.router.place import AGGREGATES_QUERY, FAULTS_QUERY, DamagedCheckpointError, KnownTopic, Offsets, Place
+from streaming.kafka.clients import ensure_topics, kafka_errors, open_consumer, partitions_of, topic_ids
+from streaming.router.checkpoint import (
+    AGGREGATES_QUERY,
+    FAULTS_QUERY,
+    DamagedCheckpointError,
+    KnownTopic,
+    Offsets,
+    Place,
+)
 from streaming.router.poison import Poison, Search
 
 READER = "router"

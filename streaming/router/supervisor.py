@@ -18,11 +18,11 @@ from pyspark.sql import SparkSession
 
 from metering.errors import MetersError
 from metering.settings import Settings
-from metering.store import mongo_unavailable
+from runtime.mongo_errors import mongo_unavailable
 from streaming.router.aggregates import Aggregates
+from streaming.router.checkpoint import FAULTS_QUERY, KnownTopic, Place
 from streaming.router.failures import Failure, explain
 from streaming.router.passing import pass_over
-from streaming.router.place import FAULTS_QUERY, KnownTopic, Place
 from streaming.router.poison import Poison
 from streaming.router.progress import STALLED_SECONDS, Progress, QueryRows
 from streaming.router.queries import Queries

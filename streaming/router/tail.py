@@ -9,8 +9,8 @@ from typing import Any
 
 from metering.fault_event import parse_fault_event
 from metering.settings import READINGS_TOPIC, Settings
-from streaming.kafka import follow, open_consumer, partitions_of, topic_ids
-from streaming.router.place import Offsets
+from streaming.kafka.clients import follow, open_consumer, partitions_of, topic_ids
+from streaming.router.checkpoint import Offsets
 from streaming.router.raw_log import RawLog, Undelivered
 
 LATENCIES_KEPT = 5_000

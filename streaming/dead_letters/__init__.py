@@ -1,0 +1,1 @@
+"""Work on dead letters: the index in MongoDB, corrections, and sending them again."""

@@ -1,0 +1,1 @@
+"""Ingest: from Kafka to MongoDB, each message once. It begins in member.py."""
