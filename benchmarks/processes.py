@@ -23,7 +23,7 @@ def run(settings: Settings, module: str, *arguments: str, **environment: str) ->
 
 def meters(settings: Settings, *arguments: str, **environment: str) -> dict[str, Any]:
     """Run the `meters` command as a user would, with --json; see `run`."""
-    command = [sys.executable, "-c", "from meter_cli.main import main; main()", *arguments, "--json"]
+    command = [sys.executable, "-m", "meter_cli", *arguments, "--json"]
     return _answer(command, settings, environment)
 
 

@@ -173,7 +173,7 @@ def fresh(bench: Bench, name: str, **changes: object) -> Settings:
 def router(settings: Settings, *options: str) -> Iterator[int]:
     """A `meters route` that has caught up; gives its pid."""
     since = time.time()
-    command = [sys.executable, "-c", "from meter_cli.main import main; main()", "route", *options]
+    command = [sys.executable, "-m", "meter_cli", "route", *options]
     with _process(settings, command, settings.home / "logs" / "route.log") as process:
         deadline = time.monotonic() + START_WITHIN_SECONDS + DRAIN_WITHIN_SECONDS
         while True:

@@ -22,7 +22,7 @@ POLL_SECONDS = 0.05
 PROGRESS = re.compile(
     r"^(ingest|route): [\d,]+ (messages(?! are lost)|readings)|^Sent |^Starting the router|^Stopped\. |^Live: "
 )
-COMMAND = ("-c", "from meter_cli.main import main; main()")
+COMMAND = ("-m", "meter_cli")
 
 
 class Process:

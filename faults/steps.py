@@ -5,6 +5,7 @@ the client libraries, because those stay where they are when the product changes
 """
 
 import os
+import runpy
 import signal
 import sys
 from collections.abc import Callable
@@ -63,9 +64,7 @@ def main() -> None:
     step, moment, deed, number, *arguments = sys.argv[1:]
     set_trap(step, moment, deed, int(number))
     sys.argv = ["meters", *arguments]
-    from meter_cli.main import main as meters
-
-    meters()
+    runpy.run_module("meter_cli", run_name="__main__", alter_sys=False)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from metering.settings import Settings
 from runtime.child_process import CHECKPOINT_HELD, bound_command
 
 PROJECT = Path(__file__).parents[2]
-COMMAND = (sys.executable, "-c", "from meter_cli.main import main; main()", "route")
+COMMAND = (sys.executable, "-m", "meter_cli", "route")
 LAST_WORDS_SECONDS = 2
 KILL_SECONDS = 5
 CLOCK_SECONDS = 10
