@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
@@ -31,7 +31,7 @@ STEADY_RATE, STEADY_SECONDS = 5_000, 3_600
 SAMPLE_SECONDS = 5
 CAUGHT_UP_WITHIN_SECONDS = 1_800
 ROUTING_WITHIN_SECONDS = 240
-COMMAND = (sys.executable, "-c", "from meter_cli.main import main; main()")
+COMMAND = (sys.executable, "-m", "meter_cli")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Sample:
         rss: resident bytes, by process.
         files: open file descriptors, by process.
         threads: threads, by process.
+        router: the router's process; another one after a restart.
         lag: messages that ingest has not committed.
         p50_ms: the router's latency; None where it does not run.
     """
@@ -51,6 +52,7 @@ class Sample:
     rss: dict[str, int]
     files: dict[str, int]
     threads: dict[str, int]
+    router: int | None
     lag: int
     p50_ms: float | None
 
@@ -101,7 +103,8 @@ def _steady(bench: Bench, settings: Settings) -> list[Result]:
     first, last = (_median([sample.lag for sample in part]) for part in _fifths(samples))
     latencies = [[sample.p50_ms for sample in part if sample.p50_ms is not None] for part in _fifths(samples)]
     before, after = (f"{_median(part):.1f} ms" if part else "unknown" for part in latencies)
-    what = f"{STEADY_RATE:,} readings/s for {seconds} s"
+    restarts = len({sample.router for sample in samples}) - 1
+    what = f"{STEADY_RATE:,} readings/s for {seconds} s, the router restarted {restarts} times"
     return [
         _trend("soak: memory", what, samples, lambda sample: sample.rss),
         _trend("soak: file descriptors", what, samples, lambda sample: sample.files),
@@ -129,7 +132,8 @@ def _under_load(
     with ExitStack() as running:
         sending = [running.enter_context(_process(settings, (*command, f"{day:%F}"))) for day in days]
         while all(each.poll() is None for each in sending) and time.monotonic() - started < seconds:
-            samples.append(_sample(settings, watched(), started))
+            with suppress(psutil.NoSuchProcess, IndexError):  # the router is being started again
+                samples.append(_sample(settings, watched(), started))
             time.sleep(SAMPLE_SECONDS)  # the rate of looking
     return samples
 
@@ -141,6 +145,7 @@ def _sample(settings: Settings, watched: dict[str, int], started: float) -> Samp
         rss={name: process.memory_info().rss for name, process in looked.items()},
         files={name: process.num_fds() for name, process in looked.items()},
         threads={name: process.num_threads() for name, process in looked.items()},
+        router=watched.get("router"),
         lag=_lag(settings),
         p50_ms=_router(settings).get("latency_p50_ms") if "router" in watched else None,
     )
