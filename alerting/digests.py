@@ -30,7 +30,7 @@ MAX_DIGEST = 10_000
 
 
 @dataclass(frozen=True)
-class Delivery:
+class DigestOutcome:
     """What became of one channel's due alerts.
 
     Args:
@@ -50,11 +50,11 @@ class Delivery:
     error: str | None = None
 
 
-def deliver(database: Database, channel: Channel, now: datetime) -> Delivery:
+def deliver(database: Database, channel: Channel, now: datetime) -> DigestOutcome:
     """Send the alerts that are due on a channel as one digest, unless another process is doing so."""
     holder = uuid.uuid4().hex
     if not _lease(database, channel.name, holder, now):
-        return Delivery(channel.name)
+        return DigestOutcome(channel.name)
     try:
         return _deliver(database, channel, now)
     finally:
@@ -74,13 +74,15 @@ def _lease(database: Database, channel: str, holder: str, now: datetime) -> bool
     return True
 
 
-def _deliver(database: Database, channel: Channel, now: datetime) -> Delivery:
+def _deliver(database: Database, channel: Channel, now: datetime) -> DigestOutcome:
     digest = _unfinished(database, channel.name) or _put_together(database, channel.name)
     if not digest:
-        return Delivery(channel.name)
+        return DigestOutcome(channel.name)
     state = digest[0]["channels"][channel.name]
     if state["next_try_at"] and state["next_try_at"] > now:
-        return Delivery(channel.name, waiting=len(digest), next_try_at=state["next_try_at"], error=state["last_error"])
+        return DigestOutcome(
+            channel.name, waiting=len(digest), next_try_at=state["next_try_at"], error=state["last_error"]
+        )
     attempts = state["attempts"] + 1
     try:
         channel.send(state["delivery"], digest)
@@ -88,7 +90,7 @@ def _deliver(database: Database, channel: Channel, now: datetime) -> Delivery:
         return _put_off(database, channel.name, digest, attempts, str(error), now)
     changes = {"state": "sent", "attempts": attempts, "next_try_at": None, "last_error": None, "sent_at": now}
     _note(database, channel.name, digest, changes)
-    return Delivery(channel.name, sent=len(digest))
+    return DigestOutcome(channel.name, sent=len(digest))
 
 
 def _unfinished(database: Database, channel: str) -> list[Document]:
@@ -119,15 +121,15 @@ def _digest(database: Database, channel: str, delivery: str) -> list[Document]:
 
 def _put_off(
     database: Database, channel: str, digest: list[Document], attempts: int, error: str, now: datetime
-) -> Delivery:
+) -> DigestOutcome:
     if attempts >= MAX_ATTEMPTS:
         changes = {"state": "failed", "attempts": attempts, "next_try_at": None, "last_error": error}
         _note(database, channel, digest, changes)
-        return Delivery(channel, failed=len(digest), error=error)
+        return DigestOutcome(channel, failed=len(digest), error=error)
     wait = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, 10))
     next_try_at = now + timedelta(seconds=wait)
     _note(database, channel, digest, {"attempts": attempts, "next_try_at": next_try_at, "last_error": error})
-    return Delivery(channel, waiting=len(digest), next_try_at=next_try_at, error=error)
+    return DigestOutcome(channel, waiting=len(digest), next_try_at=next_try_at, error=error)
 
 
 def _note(database: Database, channel: str, digest: list[Document], changes: Document) -> None:

@@ -35,7 +35,7 @@ BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
-class Progress:
+class EpisodesUpdate:
     """What reading the new faults did.
 
     Args:
@@ -51,7 +51,7 @@ class Progress:
 
 def update_episodes(
     database: Database, settings: Settings, cursor: datetime | None, now: datetime, *, budget_seconds: float = 15
-) -> Progress:
+) -> EpisodesUpdate:
     """Bring episodes up to date with the faults stored after `cursor`, and raise alerts for those that opened or ended.
 
     Args:
@@ -61,7 +61,7 @@ def update_episodes(
         now: UTC, whole milliseconds.
         budget_seconds: stops after the slice in which this has passed; the next call goes on there.
     """
-    progress = Progress(cursor)
+    progress = EpisodesUpdate(cursor)
     started = time.monotonic()
     reached = cursor
     while True:

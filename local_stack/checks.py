@@ -39,7 +39,7 @@ WORKER_MEMORY_GB = 0.8
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """What a check found. `fix` is empty when all is well."""
 
     name: str
@@ -75,7 +75,7 @@ def preflight(settings: Settings, services: Sequence[str]) -> None:
             raise _taken(port, holder)
 
 
-def diagnose(settings: Settings) -> list[Finding]:
+def diagnose(settings: Settings) -> list[Diagnosis]:
     """Every check, in the order in which a person would correct what they find."""
     checks: list[tuple[str, Callable[[Settings], str]]] = [
         ("python", _python),
@@ -93,11 +93,11 @@ def diagnose(settings: Settings) -> list[Finding]:
     return [*(_run(name, check, settings) for name, check in checks), _lost_messages(settings)]
 
 
-def _run(name: str, check: Callable[[Settings], str], settings: Settings) -> Finding:
+def _run(name: str, check: Callable[[Settings], str], settings: Settings) -> Diagnosis:
     try:
-        return Finding(name, True, check(settings))
+        return Diagnosis(name, True, check(settings))
     except MetersError as error:
-        return Finding(name, False, error.message, error.fix)
+        return Diagnosis(name, False, error.message, error.fix)
 
 
 def _python(_: Settings) -> str:
@@ -243,16 +243,16 @@ def silent_services(state: StackState) -> list[str]:
     ]
 
 
-def _lost_messages(settings: Settings) -> Finding:
+def _lost_messages(settings: Settings) -> Diagnosis:
     uri = settings.mongo_uri or f"mongodb://{LOOPBACK}:{settings.mongo_port}/?directConnection=true"
     losses = read_losses(settings) if answers_mongo(uri) else None
     if losses is None:
-        return Finding("lost messages", True, "not known: MongoDB does not answer")
+        return Diagnosis("lost messages", True, "not known: MongoDB does not answer")
     if not losses:
-        return Finding("lost messages", True, "none")
+        return Diagnosis("lost messages", True, "none")
     named = ", ".join(f"{reader} at most {count:,}" for reader, count in sorted(losses.items()))
     fix = f"Nothing brings them back; which they were is in {settings.mongo_database}.lost_messages"
-    return Finding("lost messages", True, named, fix, warns=True)
+    return Diagnosis("lost messages", True, named, fix, warns=True)
 
 
 def needed_memory_gb(settings: Settings) -> float:

@@ -18,7 +18,7 @@ from pymongo.database import Database
 from alerting import digests
 from alerting.alerts import Alert, Kind, raise_alerts
 from alerting.channels import chosen_channels
-from alerting.digests import Delivery, deliver
+from alerting.digests import DigestOutcome, deliver
 from meter_assets_tests.alert_support import NOW, SECRET, Mailbox, mail_server, minutes, receiving
 from meter_assets_tests.support import free_ports
 from metering.errors import MetersError
@@ -59,12 +59,14 @@ def note(about: object, text: str = "e-1 says nothing") -> Alert:
     return Alert(Kind.METER_SILENT, str(about), "e-1", "warning", text, {"last_sign_at": NOW})
 
 
-def send(database: Database, settings: Settings, now: datetime = NOW) -> Delivery:
+def send(database: Database, settings: Settings, now: datetime = NOW) -> DigestOutcome:
     (channel,) = chosen_channels(settings)
     return deliver(database, channel, now)
 
 
-def send_until_settled(database: Database, settings: Settings, now: datetime) -> tuple[Delivery, list[float], datetime]:
+def send_until_settled(
+    database: Database, settings: Settings, now: datetime
+) -> tuple[DigestOutcome, list[float], datetime]:
     """Send, and again whenever it is time to; returns how it ended, the waits in seconds, and the time of the end."""
     waits = []
     while (outcome := send(database, settings, now)).next_try_at:

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from alerting.digests import Delivery
+from alerting.digests import DigestOutcome
 from local_stack import LocalStack
 from local_stack.dagster import Dagster
 from meter_assets.automation import alert_sensor as sensor_module
@@ -281,9 +281,9 @@ def test_a_cursor_survives_being_written_down():
 
 
 def test_what_a_tick_says():
-    waiting = Delivery("webhook", waiting=1, next_try_at=NOW, error="x.example answered 503")
+    waiting = DigestOutcome("webhook", waiting=1, next_try_at=NOW, error="x.example answered 503")
     raised = Counter({"episode_opened": 2, "episode_cleared": 1})
-    assert summary(raised, [Delivery("log", sent=3), waiting, Delivery("email", failed=2, error="no")]) == (
+    assert summary(raised, [DigestOutcome("log", sent=3), waiting, DigestOutcome("email", failed=2, error="no")]) == (
         "opened 2, cleared 1, sent 3 to log, 1 waiting for webhook until 2024-05-27T12:00:00Z: x.example answered 503, "
         "2 given up for email: no"
     )

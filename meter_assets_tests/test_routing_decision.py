@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meter_assets.routing.decision import ACTIVE, Heartbeat, Run, decide
+from meter_assets.routing.decision import ACTIVE, RouterHeartbeat, Run, decide
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -28,7 +28,7 @@ def ended(status: str, since: float, lasted: float, run_id: str = "eeeeeeee-1", 
 
 
 def beat(age: float = 1, run_id: str | None = "aaaaaaaa-1", alive: bool | None = True, state: str = "running"):
-    return Heartbeat(
+    return RouterHeartbeat(
         at=ago(age),
         state=state,
         host="here",
@@ -41,7 +41,7 @@ def beat(age: float = 1, run_id: str | None = "aaaaaaaa-1", alive: bool | None =
     )
 
 
-def stalled(seconds: float, **changes: Any) -> Heartbeat:
+def stalled(seconds: float, **changes: Any) -> RouterHeartbeat:
     """A heartbeat as regular as any, of a router that does not get on."""
     return replace(beat(state="stalled"), moved_at=ago(seconds), problem="MongoDB does not answer", **changes)
 

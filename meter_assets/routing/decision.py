@@ -71,7 +71,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Heartbeat:
+class RouterHeartbeat:
     """The router's last sign of life.
 
     Args:
@@ -125,7 +125,7 @@ class Decision:
     start: bool = False
 
 
-def decide(runs: Sequence[Run], heartbeat: Heartbeat | None, now: datetime) -> Decision:
+def decide(runs: Sequence[Run], heartbeat: RouterHeartbeat | None, now: datetime) -> Decision:
     """Keep exactly one router alive.
 
     Args:
@@ -138,7 +138,7 @@ def decide(runs: Sequence[Run], heartbeat: Heartbeat | None, now: datetime) -> D
     return _watch(active, heartbeat, now) if active else _begin(ended, heartbeat, now)
 
 
-def _watch(active: Sequence[Run], heartbeat: Heartbeat | None, now: datetime) -> Decision:
+def _watch(active: Sequence[Run], heartbeat: RouterHeartbeat | None, now: datetime) -> Decision:
     reasons = {run.run_id: _stuck(run, heartbeat, now) for run in active}
     stuck = [run for run in active if reasons[run.run_id]]
     well = [run for run in active if not reasons[run.run_id] and run.status != "CANCELING"]
@@ -167,7 +167,7 @@ def _watch(active: Sequence[Run], heartbeat: Heartbeat | None, now: datetime) ->
     )
 
 
-def _stuck(run: Run, heartbeat: Heartbeat | None, now: datetime) -> str:
+def _stuck(run: Run, heartbeat: RouterHeartbeat | None, now: datetime) -> str:
     """Why the run will not come to anything any more; empty when it may."""
     if run.status == "QUEUED":
         return ""
@@ -190,7 +190,7 @@ def _stuck(run: Run, heartbeat: Heartbeat | None, now: datetime) -> str:
     return f"its router has not come up within {START_SECONDS} s" if late else ""
 
 
-def _state(run: Run, heartbeat: Heartbeat | None, now: datetime) -> str:
+def _state(run: Run, heartbeat: RouterHeartbeat | None, now: datetime) -> str:
     name = run.name.capitalize()
     if run.status == "QUEUED":
         return f"{name} has been waiting in Dagster's queue for {_age(run.changed_at, now):.0f} s."
@@ -204,7 +204,7 @@ def _state(run: Run, heartbeat: Heartbeat | None, now: datetime) -> str:
     return f"The router of {run.name} is {what}."
 
 
-def _begin(ended: Sequence[Run], heartbeat: Heartbeat | None, now: datetime) -> Decision:
+def _begin(ended: Sequence[Run], heartbeat: RouterHeartbeat | None, now: datetime) -> Decision:
     """Nothing is active: start a router, unless there is a reason to wait."""
     if by_hand := _by_hand(heartbeat, now):
         return Decision(by_hand)
@@ -219,7 +219,7 @@ def _begin(ended: Sequence[Run], heartbeat: Heartbeat | None, now: datetime) -> 
     return Decision(f"{killed}{why}{then}", end_router=left, start=wait <= 0)
 
 
-def _by_hand(heartbeat: Heartbeat | None, now: datetime) -> str:
+def _by_hand(heartbeat: RouterHeartbeat | None, now: datetime) -> str:
     """The sentence about a router that Dagster has not started; empty when there is none."""
     if heartbeat is None or heartbeat.run_id or heartbeat.alive is False:
         return ""
@@ -237,7 +237,7 @@ def _by_hand(heartbeat: Heartbeat | None, now: datetime) -> str:
     return ""
 
 
-def _outlives(heartbeat: Heartbeat, ended: Sequence[Run], now: datetime) -> str:
+def _outlives(heartbeat: RouterHeartbeat, ended: Sequence[Run], now: datetime) -> str:
     """Why to wait for the router of a run that has ended; empty when there is no more reason to."""
     owner = f"the router of run {(heartbeat.run_id or '')[:8]}, which has ended,"
     ends = [run.ended_at for run in ended if run.run_id == heartbeat.run_id and run.ended_at]
@@ -274,18 +274,18 @@ def _pause(ended: Sequence[Run], now: datetime) -> tuple[float, str]:
     return pause - since, f"The router failed {failures} times in a row. {why}"
 
 
-def _still(heartbeat: Heartbeat, now: datetime) -> float:
+def _still(heartbeat: RouterHeartbeat, now: datetime) -> float:
     """How many seconds a router that calls itself stalled has stood still; 0 for any other."""
     return _age(heartbeat.moved_at, now) if heartbeat.state == "stalled" and heartbeat.moved_at else 0.0
 
 
-def _stands_still(heartbeat: Heartbeat, now: datetime) -> str:
+def _stands_still(heartbeat: RouterHeartbeat, now: datetime) -> str:
     waiting = "an unknown number of" if heartbeat.lag is None else f"{heartbeat.lag:,}"
     why = f": {heartbeat.problem}" if heartbeat.problem else ""
     return f"has stood still for {_still(heartbeat, now):.0f} s with {waiting} readings waiting{why}"
 
 
-def _owns(run: Run, heartbeat: Heartbeat | None) -> bool:
+def _owns(run: Run, heartbeat: RouterHeartbeat | None) -> bool:
     return heartbeat is not None and heartbeat.run_id == run.run_id
 
 

@@ -20,7 +20,7 @@ READ_FIGURES = ("rows_in", "rows_per_second", "lag", "late_rows", "lost", "resta
 ROUTED_FIGURES = ("faults_out", "latency_p50_ms", "latency_p99_ms", "latency_max_ms")
 
 
-class Progress:
+class ProgressReports:
     """Turns the router's reports into log lines and asset observations, not more often than every 30 s.
 
     Args:
@@ -78,7 +78,7 @@ def route_faults(context: dg.OpExecutionContext) -> None:
     Raises:
         Failure: the router failed, or the Dagster server that started this run is gone; the description says why.
     """
-    messages, progress = MessageFile(), Progress(context)
+    messages, progress = MessageFile(), ProgressReports(context)
     with dg.open_pipes_session(
         context=context, context_injector=dg.PipesTempFileContextInjector(), message_reader=messages
     ) as session:
@@ -107,7 +107,9 @@ def route_faults(context: dg.OpExecutionContext) -> None:
     context.log.info("The router has ended in good order, without being asked by Dagster")
 
 
-def _stop(context: dg.OpExecutionContext, router: RouterProcess, messages: MessageFile, progress: Progress) -> None:
+def _stop(
+    context: dg.OpExecutionContext, router: RouterProcess, messages: MessageFile, progress: ProgressReports
+) -> None:
     """Let the router drain; kill it when that takes too long."""
     context.log.info(f"Stopping the router; it may drain for {DRAIN_SECONDS} s")
     router.ask_to_end()

@@ -9,7 +9,7 @@ from dagster import DagsterEventType
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from meter_assets.routing.decision import ACTIVE, Heartbeat, Run
+from meter_assets.routing.decision import ACTIVE, RouterHeartbeat, Run
 from meter_assets.routing.job import fault_routing_job
 from meter_assets.routing.process import find_router, is_here
 from metering.settings import load_settings
@@ -76,7 +76,7 @@ def _line(text: str | None) -> str:
     return lines[0].rstrip(".") if lines else ""
 
 
-def read_heartbeat(answering_since: datetime) -> Heartbeat | None:
+def read_heartbeat(answering_since: datetime) -> RouterHeartbeat | None:
     """The router's last heartbeat; None: there never was one.
 
     Args:
@@ -94,7 +94,7 @@ def read_heartbeat(answering_since: datetime) -> Heartbeat | None:
         return None
     at = _utc(document["at"])
     host, pid, started_at = document["host"], document["pid"], _utc(document.get("started_at") or at)
-    return Heartbeat(
+    return RouterHeartbeat(
         at=max(at, answering_since),
         state=document["state"],
         host=host,

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from meter_assets.routing.decision import ACTIVE, Decision, Heartbeat, decide
+from meter_assets.routing.decision import ACTIVE, Decision, RouterHeartbeat, decide
 from meter_assets.routing.job import fault_routing_job
 from meter_assets.routing.observed import read_heartbeat, read_runs
 from meter_assets.routing.process import find_router, kill_router
@@ -52,7 +52,7 @@ def fault_routing_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult
     return dg.SensorResult(skip_reason=decision.say, cursor=since.isoformat())
 
 
-def carry_out(instance: dg.DagsterInstance, decision: Decision, heartbeat: Heartbeat | None) -> None:
+def carry_out(instance: dg.DagsterInstance, decision: Decision, heartbeat: RouterHeartbeat | None) -> None:
     """Do to runs and processes what was decided; starting is the caller's."""
     for run_id, reason in decision.give_up:
         _ask_to_stop(instance, run_id)  # its process may be there still, although its router is not

@@ -16,14 +16,14 @@ from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
 from metering.store import HEARTBEATS
-from streaming.router.progress import Progress
+from streaming.router.progress import RouterProgress
 
 ROUTER = "router"
 HEARTBEAT_SECONDS = 2
 ANSWER_WITHIN_SECONDS = 5
 
 
-class Heartbeat(threading.Thread):
+class HeartbeatWriter(threading.Thread):
     """Writes the document every HEARTBEAT_SECONDS, until `end`. For the holder of the checkpoint only.
 
     Args:
@@ -33,7 +33,7 @@ class Heartbeat(threading.Thread):
         progress: of the router; read each time.
     """
 
-    def __init__(self, database: Database, *, checkpoint: str, run_id: str | None, progress: Progress) -> None:
+    def __init__(self, database: Database, *, checkpoint: str, run_id: str | None, progress: RouterProgress) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._collection = database[HEARTBEATS]
         self._checkpoint = checkpoint

@@ -14,7 +14,7 @@ STALLED_SECONDS = 15
 
 
 @dataclass
-class Progress:
+class RouterProgress:
     """Since the router's start, unless said otherwise.
 
     Args:

@@ -16,9 +16,9 @@ from metering.store import ensure_collections
 from runtime.database import connect
 from runtime.mongo_errors import mongo_unavailable
 from streaming.router.checkpoint import Place
-from streaming.router.heartbeat import Heartbeat
+from streaming.router.heartbeat import HeartbeatWriter
 from streaming.router.old_windows import rename_old_windows
-from streaming.router.progress import Progress
+from streaming.router.progress import RouterProgress
 from streaming.router.queries import new_aggregates
 from streaming.router.settlement import Report, Settlement, both
 from streaming.router.supervisor import Supervisor, no_report
@@ -50,13 +50,13 @@ class Router:
         self._run_id = run_id
         self._report = report
         self._stop = threading.Event()
-        self.progress = Progress()
+        self.progress = RouterProgress()
 
     def stop(self) -> None:
         """Ask `run` to end the queries and return; for signal handlers and other threads."""
         self._stop.set()
 
-    def run(self, on_progress: Callable[[Progress], None] | None = None) -> Progress:
+    def run(self, on_progress: Callable[[RouterProgress], None] | None = None) -> RouterProgress:
         """Route until `stop`.
 
         Args:
@@ -73,7 +73,7 @@ class Router:
             try:
                 names = both(self._with_aggregates)
                 settlement = Settlement(settings, place, database, queries=names, report=self._report)
-                heartbeat = Heartbeat(
+                heartbeat = HeartbeatWriter(
                     database, checkpoint=settings.router_place, run_id=self._run_id, progress=self.progress
                 )
                 try:

@@ -24,7 +24,7 @@ from streaming.router.checkpoint import FAULTS_QUERY, KnownTopic, Place
 from streaming.router.failures import Failure, explain
 from streaming.router.passing import pass_over
 from streaming.router.poison import Poison
-from streaming.router.progress import STALLED_SECONDS, Progress, QueryRows
+from streaming.router.progress import STALLED_SECONDS, QueryRows, RouterProgress
 from streaming.router.queries import Queries
 from streaming.router.session import OUT_OF_MEMORY, discard_jvm, router_session, spark_log
 from streaming.router.settlement import Report, Settlement
@@ -76,7 +76,7 @@ class Supervisor:
         settlement: Settlement,
         names: list[str],
         aggregates: Aggregates | None,
-        progress: Progress,
+        progress: RouterProgress,
         stop: threading.Event,
         report: Report,
     ) -> None:
@@ -100,7 +100,7 @@ class Supervisor:
         self._searched_stall = False
         self._measured_at = self._remembered_at = time.monotonic()
 
-    def run(self, partitions: int, on_progress: Callable[[Progress], None] | None) -> None:
+    def run(self, partitions: int, on_progress: Callable[[RouterProgress], None] | None) -> None:
         """Run until `stop`.
 
         Args:
@@ -128,7 +128,9 @@ class Supervisor:
         finally:
             self._tail.stop()
 
-    def _session(self, spark: SparkSession, partitions: int, on_progress: Callable[[Progress], None] | None) -> int:
+    def _session(
+        self, spark: SparkSession, partitions: int, on_progress: Callable[[RouterProgress], None] | None
+    ) -> int:
         """Run the queries in one Spark session until `stop`, or until the topic has other partitions; their number."""
         queries = Queries(self._settings, spark, self._place, self._aggregates)
         while not self._stop.is_set():

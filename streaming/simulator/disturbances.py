@@ -36,7 +36,7 @@ class _Waiting(NamedTuple):
     value: bytes
 
 
-class Delivery:
+class Disturbances:
     """Sends readings through `send(value, key)`, with the disturbances that the options ask for.
 
     Args:

@@ -20,7 +20,7 @@ from metering.store import ensure_collections
 from runtime.database import connect
 from runtime.mongo_errors import mongo_unavailable
 from streaming.kafka.clients import Sender, ensure_topics
-from streaming.simulator.disturbances import LATE_SECONDS, Delivery
+from streaming.simulator.disturbances import LATE_SECONDS, Disturbances
 from streaming.simulator.fault_plan import FaultPlan
 from streaming.simulator.meter_model import Instant, MeterModel
 from streaming.simulator.options import SimulationOptions, history_window
@@ -86,7 +86,7 @@ class _Rounds:
             )
             for meter in city
         ]
-        self._delivery = Delivery(
+        self._delivery = Disturbances(
             self._send, ledger, options, meters=len(city), step_seconds=step_seconds, latest_rounds=latest_rounds
         )
         self._day = ""
