@@ -8,7 +8,7 @@ import dagster as dg
 from metering.calendar import Day, dates_between, local_day
 from metering.settings import load_settings
 
-LOCAL_DAYS = dg.DailyPartitionsDefinition(
+LOCAL_DAY_PARTITIONS = dg.DailyPartitionsDefinition(
     start_date=load_settings().first_day.isoformat(), timezone=load_settings().timezone
 )
 

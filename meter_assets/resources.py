@@ -22,7 +22,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.connect.session import SparkSession as ConnectSession
 
 from meter_assets.failures import full_disk, is_of_spark, mongo_failure, spark_is_gone
-from meter_assets.lake.base import Lake, open_lake
+from meter_assets.lake.base import Lake
+from meter_assets.lake.open import open_lake
 from metering.errors import MetersError, ServiceAwayError
 from metering.reading import STORED_SPARK_SCHEMA, reading_id_range
 from metering.registry import METER_SPARK_SCHEMA, METERS

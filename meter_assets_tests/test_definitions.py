@@ -8,7 +8,7 @@ from meter_assets.days.assets import DAILY_SPECS, local_days
 from meter_assets.definitions import defs
 from meter_assets.failures import failure_line
 from meter_assets.figures.registered import CHECKS
-from meter_assets.partitions import LOCAL_DAYS, days_between
+from meter_assets.partitions import LOCAL_DAY_PARTITIONS, days_between
 from meter_assets.resources import all_resources
 from metering.daily_tables import DAILY_AVERAGES
 
@@ -42,7 +42,7 @@ def test_every_asset_says_what_it_is_and_whose(key: str):
 
 
 def test_the_daily_assets_are_partitioned_by_local_days_and_a_range_is_one_run():
-    assert local_days.partitions_def == LOCAL_DAYS
+    assert local_days.partitions_def == LOCAL_DAY_PARTITIONS
     assert local_days.backfill_policy == dg.BackfillPolicy.single_run()
     assert {spec.key for spec in DAILY_SPECS} == set(local_days.keys)
 
@@ -92,11 +92,11 @@ def test_the_schedule_materializes_yesterday_and_is_on():
     schedule = defs.resolve_schedule_def("yesterday_schedule")
     assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
     assert schedule.cron_schedule == "30 0 * * *"
-    assert schedule.execution_timezone == LOCAL_DAYS.timezone
+    assert schedule.execution_timezone == LOCAL_DAY_PARTITIONS.timezone
 
 
 def test_days_of_a_window_are_its_partitions():
-    window = LOCAL_DAYS.time_windows_for_partition_keys(frozenset(["2024-02-28", "2024-02-29", "2024-03-01"]))
+    window = LOCAL_DAY_PARTITIONS.time_windows_for_partition_keys(frozenset(["2024-02-28", "2024-02-29", "2024-03-01"]))
     days = days_between(dg.TimeWindow(window[0].start, window[-1].end))
     assert [day.isoformat() for day, _, _ in days] == ["2024-02-28", "2024-02-29", "2024-03-01"]
     assert all(start < end for _, start, end in days)

@@ -24,7 +24,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from meter_assets.lake import object_store
-from meter_assets.lake.base import Lake, open_lake
+from meter_assets.lake.base import Lake
+from meter_assets.lake.open import open_lake
 from meter_assets_tests.days_support import Installation, electricity
 from meter_assets_tests.lake_support import SCHEMA, values, write
 from meter_assets_tests.s3_server import S3Address, S3Server

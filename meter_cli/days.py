@@ -65,10 +65,10 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
     from meter_assets.days.dead_runs import PROCESS_TAG, end_dead_runs
     from meter_assets.definitions import defs
     from meter_assets.failures import failure_line
-    from meter_assets.partitions import LOCAL_DAYS
+    from meter_assets.partitions import LOCAL_DAY_PARTITIONS
     from meter_assets.resources import require_spark
 
-    _require_partitions(first, last, LOCAL_DAYS)
+    _require_partitions(first, last, LOCAL_DAY_PARTITIONS)
     database = connect(settings)
     try:
         keep_timezone(database, settings.timezone)

@@ -32,8 +32,8 @@ def lake(context: typer.Context, as_json: Json = False) -> None:
     """List the days of raw_readings with their readings, files and size."""
     if context.invoked_subcommand:
         return
-    from meter_assets.lake.base import open_lake
     from meter_assets.lake.maintenance import lake_days
+    from meter_assets.lake.open import open_lake
 
     settings = load_settings()
     days = lake_days(open_lake(settings))
@@ -55,9 +55,9 @@ def lake(context: typer.Context, as_json: Json = False) -> None:
 @app.command()
 def compact(dry_run: DryRun = False, as_json: Json = False) -> None:
     """Write days of many small files into few large ones; readers see the old files or the new ones."""
-    from meter_assets.lake.base import open_lake
     from meter_assets.lake.maintenance import compact as compact_day
     from meter_assets.lake.maintenance import lake_days
+    from meter_assets.lake.open import open_lake
 
     place = open_lake(load_settings())
     days = [day for day in lake_days(place) if day.is_scattered]
@@ -79,9 +79,9 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Take old days out of the lake. Their figures stand, MongoDB keeps their readings, a backfill brings them back."""
-    from meter_assets.lake.base import open_lake
     from meter_assets.lake.maintenance import lake_days
     from meter_assets.lake.maintenance import prune as prune_days
+    from meter_assets.lake.open import open_lake
 
     if (keep_days is None) == (before is None):
         raise typer.BadParameter("give one of --keep-days and --before")

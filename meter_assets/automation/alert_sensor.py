@@ -12,7 +12,7 @@ from pymongo.errors import PyMongoError
 from alerting.abnormal_days import check_days
 from alerting.alerts import Kind
 from alerting.channels import chosen_channels
-from alerting.digests import Delivery, deliver
+from alerting.digests import DigestOutcome, deliver
 from alerting.episodes import clear_quiet_episodes, update_episodes
 from alerting.late_days import check_late_days
 from alerting.lost_messages import check_lost_messages
@@ -136,7 +136,7 @@ def _materialized_days(instance: dg.DagsterInstance, after: int) -> tuple[list[d
     return days, max((event.storage_id for event in events), default=after)
 
 
-def summary(raised: Counter[str], deliveries: Sequence[Delivery]) -> str:
+def summary(raised: Counter[str], deliveries: Sequence[DigestOutcome]) -> str:
     """What a tick did, for the UI: "opened 2, cleared 1, sent 3, 1 waiting for webhook until …"."""
     parts = [f"{said} {raised[kind]:,}" for kind, said in _SAID.items() if raised[kind]]
     for each in deliveries:

@@ -4,7 +4,7 @@ import warnings
 
 import dagster as dg
 
-from meter_assets.partitions import LOCAL_DAYS
+from meter_assets.partitions import LOCAL_DAY_PARTITIONS
 from metering.daily_tables import DAILY_AVERAGES
 
 DEADLINE = "0 2 * * *"
@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     freshness_checks = dg.build_time_partition_freshness_checks(
         assets=[dg.AssetKey(DAILY_AVERAGES)],
         deadline_cron=DEADLINE,
-        timezone=LOCAL_DAYS.timezone,
+        timezone=LOCAL_DAY_PARTITIONS.timezone,
         severity=dg.AssetCheckSeverity.WARN,
     )
     freshness_sensor = dg.build_sensor_for_freshness_checks(

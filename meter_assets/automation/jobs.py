@@ -8,7 +8,7 @@ from meter_assets.days import up_to_date
 from meter_assets.days.assets import DAILY_SPECS
 from meter_assets.days.run import materialize_days
 from meter_assets.days.stores import Stores, again_when_away
-from meter_assets.partitions import LOCAL_DAYS
+from meter_assets.partitions import LOCAL_DAY_PARTITIONS
 from meter_assets.resources import LakeResource, MongoResource, SparkResource
 from metering.calendar import local_day
 from metering.daily_tables import DAILY_ASSETS
@@ -18,7 +18,7 @@ from metering.settings import load_settings
 daily_readings_job = dg.define_asset_job(
     "daily_readings_job",
     selection=dg.AssetSelection.assets(*[spec.key for spec in DAILY_SPECS]),
-    partitions_def=LOCAL_DAYS,
+    partitions_def=LOCAL_DAY_PARTITIONS,
     description="Raw readings and daily numbers of one local day, or of a range of days in a single run.",
 )
 

@@ -9,7 +9,7 @@ from meter_assets.days.run import materialize_days
 from meter_assets.days.stores import Stores
 from meter_assets.figures.figure import DailyFigure, column_schema
 from meter_assets.figures.registered import CHECKS, FIGURES
-from meter_assets.partitions import LOCAL_DAYS, days_between
+from meter_assets.partitions import LOCAL_DAY_PARTITIONS, days_between
 from meter_assets.resources import LakeResource, MongoResource, SparkResource
 from meter_assets.sources import OWNERS, meter_registry, stored_readings
 from metering.daily_tables import RAW_READINGS, RAW_READINGS_COLUMNS
@@ -50,7 +50,7 @@ DAILY_SPECS = [raw_readings, *(_published(figure) for figure in FIGURES.values()
     specs=DAILY_SPECS,
     check_specs=[*(check.spec for check in CHECKS), up_to_date.SPEC],
     can_subset=True,
-    partitions_def=LOCAL_DAYS,
+    partitions_def=LOCAL_DAY_PARTITIONS,
     backfill_policy=dg.BackfillPolicy.single_run(),
     description="Reads the days out of MongoDB, computes their figures, checks them, and puts each day in force.",
 )

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from meter_assets.partitions import LOCAL_DAYS
+from meter_assets.partitions import LOCAL_DAY_PARTITIONS
 from metering.daily_tables import DAILY_AVERAGES
 from metering.day_ledger import LocalDay
 from metering.publishing import publishing_line
@@ -20,7 +20,7 @@ ASSET = DAILY_AVERAGES
 SPEC = dg.AssetCheckSpec(
     "up_to_date",
     asset=ASSET,
-    partitions_def=LOCAL_DAYS,
+    partitions_def=LOCAL_DAY_PARTITIONS,
     description="The day is published whole; every reading of it that is stored is in its figures, or a person has let "
     "the figures stand.",
 )

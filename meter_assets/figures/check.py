@@ -12,7 +12,7 @@ import dagster as dg
 from pymongo.database import Database
 
 from meter_assets.figures.day_figures import DayFigures, Document, total
-from meter_assets.partitions import LOCAL_DAYS
+from meter_assets.partitions import LOCAL_DAY_PARTITIONS
 from metering.settings import Settings
 
 SHOWN = 10
@@ -46,7 +46,7 @@ class DayCheck:
             asset=self.asset,
             description=self.meaning,
             blocking=self.is_invariant,
-            partitions_def=LOCAL_DAYS,
+            partitions_def=LOCAL_DAY_PARTITIONS,
         )
 
 

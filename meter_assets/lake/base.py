@@ -1,8 +1,8 @@
 """The lake: a Hive-partitioned Parquet data set, `<root>/<table>/day=YYYY-MM-DD/*.parquet`, a local day in each part.
 
 A day is replaced whole: Spark writes where nobody looks, and only what is finished takes the place of the day before,
-in one step. What that step is depends on where the lake is: `folder_lake` has a file system's, `object_lake` an object
-store's. What the rows mean is not known here.
+in one step: see folder.py for a file system's step, and object_store.py for an object store's. What the rows mean is
+not known here.
 """
 
 import uuid
@@ -18,7 +18,6 @@ from pymongo.database import Database
 from pyspark.sql import DataFrame, SparkSession
 
 from metering.reading import SPARK_SCHEMA
-from metering.settings import Settings
 
 DAY_FOLDER = "day="
 
@@ -102,18 +101,6 @@ class Lake(ABC):
     @abstractmethod
     def discard(self, folder: str) -> None:
         """Delete a staging path with all below it. That it cannot be is no reason to fail: nobody looks there."""
-
-
-def open_lake(settings: Settings) -> Lake:
-    """The lake at METERS_LAKE.
-
-    Raises:
-        MetersError: it is in an object store, and that cannot be used.
-    """
-    from meter_assets.lake.folder import FolderLake
-    from meter_assets.lake.object_store import ObjectLake
-
-    return ObjectLake(settings) if settings.is_lake_in_s3 else FolderLake(settings.lake_path)
 
 
 def day_folder(day: date) -> str:
