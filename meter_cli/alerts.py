@@ -1,17 +1,14 @@
 """`meters alerts`: what the platform has told, to whom, and who has taken notice."""
 
 import getpass
-from contextlib import closing
 from typing import Annotated
 
 import typer
-from pymongo.errors import PyMongoError
 from rich.table import Table
 
 from meter_cli.console import err, out, print_json
 from metering.settings import load_settings
-from runtime.database import connect
-from runtime.mongo_errors import mongo_unavailable
+from runtime.database import open_database
 
 app = typer.Typer(help="Look at alerts, and take notice of them.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -26,12 +23,8 @@ def list_(
     from alerting.channels import public_form
 
     settings = load_settings()
-    database = connect(settings)
-    with closing(database.client):
-        try:
-            alerts = list_alerts(database, acknowledged=everything)
-        except PyMongoError as error:
-            raise mongo_unavailable(settings, error) from error
+    with open_database(settings) as database:
+        alerts = list_alerts(database, acknowledged=everything)
     if as_json:
         extra = ("channels", "acknowledged_at", "acknowledged_by")
         print_json([{**public_form(alert), **{name: alert[name] for name in extra}} for alert in alerts])
@@ -58,11 +51,6 @@ def ack(
     """Take notice of alerts; they leave the list, and stay in --all."""
     from alerting.alerts import acknowledge
 
-    settings = load_settings()
-    database = connect(settings)
-    with closing(database.client):
-        try:
-            changed = acknowledge(database, ids, by=by or getpass.getuser())
-        except PyMongoError as error:
-            raise mongo_unavailable(settings, error) from error
+    with open_database(load_settings()) as database:
+        changed = acknowledge(database, ids, by=by or getpass.getuser())
     err.print(f"{changed:,} newly acknowledged")

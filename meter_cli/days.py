@@ -7,7 +7,6 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
-from pymongo.errors import PyMongoError
 
 from meter_cli.console import NOTE, counted, err, out, print_json
 from metering.day_ledger import unsettled_days
@@ -15,9 +14,8 @@ from metering.errors import MetersError
 from metering.process_identity import own_process
 from metering.settings import Settings, load_settings
 from metering.store import keep_timezone
-from runtime.database import connect
+from runtime.database import open_database
 from runtime.local_services import troubles
-from runtime.mongo_errors import mongo_unavailable
 from runtime.s3 import probe_store
 
 MAX_WARNINGS = 10
@@ -69,11 +67,8 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
     from meter_assets.resources import require_spark
 
     _require_partitions(first, last, LOCAL_DAY_PARTITIONS)
-    database = connect(settings)
-    try:
+    with open_database(settings) as database:
         keep_timezone(database, settings.timezone)
-    finally:
-        database.client.close()
     require_spark(settings)
     if settings.is_lake_in_s3:
         probe_store(settings)
@@ -114,13 +109,8 @@ def run_backfill(settings: Settings, first: date, last: date) -> dict[str, Any]:
 
 def _half_published(settings: Settings) -> list[str]:
     now = datetime.now(UTC)
-    database = connect(settings)
-    try:
+    with open_database(settings) as database:
         days = unsettled_days(database, before=now.astimezone(settings.zone).date())
-    except PyMongoError as error:
-        raise mongo_unavailable(settings, error) from error
-    finally:
-        database.client.close()
     return [
         f"{day.day} is half published, because a run was interrupted; to finish it: meters backfill {day.day}"
         for day in days

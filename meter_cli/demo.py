@@ -21,7 +21,7 @@ from metering.errors import MetersError
 from metering.meter_types import METER_TYPES
 from metering.settings import Settings, load_settings
 from metering.store import FAULTS, HEARTBEATS, READINGS, ensure_collections
-from runtime.database import connect
+from runtime.database import open_database
 
 SEED = 1
 INTERVAL_SECONDS = 900
@@ -102,9 +102,9 @@ def _past_days(settings: Settings, running: ExitStack, *, days: int, households:
     city = make_city(households=households, seed=SEED, interval_seconds=INTERVAL_SECONDS, installed_at=start)
     _require_own_city(settings, {meter.device_id: meter.household_name for meter in city})
     seconds: dict[str, float] = {}
-    database = connect(settings)
-    ensure_collections(database)
-    register_meters(database, city)  # before the router asks who is known
+    with open_database(settings) as database:
+        ensure_collections(database)
+        register_meters(database, city)  # before the router asks who is known
     router = start_command(settings, "route", "route")
     running.callback(router.stop, 20)
 
@@ -127,15 +127,15 @@ def _past_days(settings: Settings, running: ExitStack, *, days: int, households:
         dates = sorted(date.fromisoformat(day) for day in ledger.days)
         run = run_backfill(settings, dates[0], dates[-1])
 
-    problems = [
-        *conservation(ledger, counts, dead_letters),
-        *daily_numbers(ledger, database),
-        *routed_faults(ledger, database, start, end),
-    ]
     days_published = {"calculation_date": {"$gte": dates[0].isoformat(), "$lte": dates[-1].isoformat()}}
-    averages = list(database[DAILY_AVERAGES].find(days_published).sort("_id"))
-    routed = database[FAULTS].count_documents({"timestamp": {"$gte": start, "$lt": end}})
-    database.client.close()
+    with open_database(settings) as database:
+        problems = [
+            *conservation(ledger, counts, dead_letters),
+            *daily_numbers(ledger, database),
+            *routed_faults(ledger, database, start, end),
+        ]
+        averages = list(database[DAILY_AVERAGES].find(days_published).sort("_id"))
+        routed = database[FAULTS].count_documents({"timestamp": {"$gte": start, "$lt": end}})
     summary = ledger.summary()
     return {
         "ok": not problems,
@@ -154,13 +154,12 @@ def _past_days(settings: Settings, running: ExitStack, *, days: int, households:
 
 def _require_own_city(settings: Settings, names: dict[str, str | None]) -> None:
     """The checks are exact, so the installation may hold no other meters than the demo's."""
-    database = connect(settings)
-    others = [
-        meter["_id"]
-        for meter in database["meters"].find()
-        if meter.get("household_name") != names.get(meter["_id"], "")
-    ]
-    database.client.close()
+    with open_database(settings) as database:
+        others = [
+            meter["_id"]
+            for meter in database["meters"].find()
+            if meter.get("household_name") != names.get(meter["_id"], "")
+        ]
     if others:
         raise MetersError(
             f"This installation holds {len(others):,} other meters ({others[0]}, …), and the demo's checks are exact",
@@ -239,10 +238,8 @@ def _live(settings: Settings, running: ExitStack, *, households: int) -> None:
     out.print(f"MongoDB:     {redact(settings.mongo)}  (database {settings.mongo_database})", soft_wrap=True)
     out.print(f"Kafka:       {settings.kafka}", soft_wrap=True)
     out.print("Ctrl-C ends the demo; its data stays.")
-    database = connect(settings)
-    running.callback(database.client.close)
     tick = threading.Event()
-    with err.status("Live…") as line:
+    with open_database(settings) as database, err.status("Live…") as line:
         while not tick.wait(1):
             for name, child in children.items():
                 if child.exit_code is not None:

@@ -15,7 +15,7 @@ from metering.errors import MetersError
 from metering.settings import Settings
 from metering.store import FAULTS, HEARTBEATS
 from runtime.child_process import CHECKPOINT_HELD
-from runtime.database import connect
+from runtime.database import open_database
 from streaming.ingest.batch import faults_feed
 from streaming.ingest.member import Ingest
 from streaming.simulator.sent_ledger import Ledger
@@ -46,9 +46,8 @@ def store_routed_faults(settings: Settings, router: Child, ledger: Ledger) -> di
     Raises:
         MetersError: the router died, or does not come to the end.
     """
-    database = connect(settings)
-    since, deadline = datetime.now(UTC), time.monotonic() + ROUTE_WITHIN_SECONDS
-    try:
+    with open_database(settings) as database:
+        since, deadline = datetime.now(UTC), time.monotonic() + ROUTE_WITHIN_SECONDS
         while True:
             heartbeat = database[HEARTBEATS].find_one({"_id": "router", "state": "running", "at": {"$gt": since}})
             if heartbeat and heartbeat["lag"] == 0:
@@ -64,8 +63,6 @@ def store_routed_faults(settings: Settings, router: Child, ledger: Ledger) -> di
                     fix=f"Read {settings.home / 'logs' / 'route'}.log",
                 )
             time.sleep(POLL_SECONDS)
-    finally:
-        database.client.close()
 
 
 def routed_faults(ledger: Ledger, database: Database, start: datetime, end: datetime) -> Iterator[str]:

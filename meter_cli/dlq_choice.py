@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pymongo.database import Database
-from pymongo.errors import PyMongoError
 
 from meter_cli.console import progress
 from metering.errors import MetersError
 from metering.letters import PAGE, Filters, State, find_ids, resolve_ids
 from metering.settings import Settings
 from metering.store import ensure_collections
-from runtime.database import connect
-from runtime.mongo_errors import mongo_unavailable
+from runtime.database import open_database
 
 if TYPE_CHECKING:
     from streaming.dead_letters.index import DeadLetterIndex
@@ -47,21 +45,17 @@ def open_letters(settings: Settings) -> "Iterator[tuple[Database, DeadLetterInde
     """
     from streaming.dead_letters.index import DeadLetterIndex
 
-    database = connect(settings)
-    with database.client:
-        try:
-            ensure_collections(database)
-            with DeadLetterIndex(settings, database) as index, progress("letters") as bar:
-                task = bar.add_task("reading new letters", total=None, visible=False)
-                index.catch_up(
-                    lambda done, total: bar.update(
-                        task, completed=done, total=total, visible=total >= PROGRESS_FROM_LETTERS
-                    )
+    with open_database(settings) as database:
+        ensure_collections(database)
+        with DeadLetterIndex(settings, database) as index, progress("letters") as bar:
+            task = bar.add_task("reading new letters", total=None, visible=False)
+            index.catch_up(
+                lambda done, total: bar.update(
+                    task, completed=done, total=total, visible=total >= PROGRESS_FROM_LETTERS
                 )
-                bar.stop()
-                yield database, index
-        except PyMongoError as error:
-            raise mongo_unavailable(settings, error) from error
+            )
+            bar.stop()
+            yield database, index
 
 
 def filters_for(

@@ -13,7 +13,7 @@ from metering.day_ledger import read_day
 from metering.errors import MetersError
 from metering.publishing import publishing_line
 from metering.settings import load_settings
-from runtime.database import connect
+from runtime.database import open_database
 
 IDENTITY = ("_id", "calculation_date", "meter_type", "unit", "device_id", "level", "key", "computed_at", "revision")
 
@@ -35,13 +35,10 @@ def history(
         raise MetersError(f"'{asset}' publishes no figures", fix=f"Choose from {', '.join(DAILY_TABLES)}")
     instant = _instant(moment) if moment else None
     settings = load_settings()
-    database = connect(settings)
-    try:
+    with open_database(settings) as database:
         versions = read_history(database, asset, day.date().isoformat(), key=key)
         now = datetime.now(UTC)
         mark = read_day(database, day.date()).mark(now)
-    finally:
-        database.client.close()
     if mark:
         err.print(NOTE, f"{day.date()}: {publishing_line(mark, now)}. See meters late", soft_wrap=True)
     if instant:

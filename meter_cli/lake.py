@@ -11,7 +11,7 @@ from rich.table import Table
 
 from meter_cli.console import counted, err, out, print_json, progress
 from metering.settings import load_settings
-from runtime.database import connect
+from runtime.database import open_database
 
 if TYPE_CHECKING:
     from meter_assets.lake.maintenance import LakeDay
@@ -90,8 +90,7 @@ def prune(
     place = open_lake(settings)
     days = [day for day in lake_days(place) if day.day < first]
     if not dry_run:
-        database = connect(settings)
-        with database.client, progress("days") as bar:
+        with open_database(settings) as database, progress("days") as bar:
             days = list(bar.track(prune_days(place, database, first), total=len(days), description="dropping"))
     _report(days, "to be dropped" if dry_run else "dropped", as_json=as_json)
 

@@ -11,7 +11,7 @@ from metering.day_ledger import LocalDay, dismiss_day, read_day, unsettled_days
 from metering.errors import MetersError
 from metering.publishing import publishing_line
 from metering.settings import load_settings
-from runtime.database import connect
+from runtime.database import open_database
 
 app = typer.Typer(
     help="Days that readings have reached after they were computed, or that are not published whole yet.",
@@ -28,9 +28,8 @@ def late(
     if context.invoked_subcommand:
         return
     settings = load_settings()
-    database = connect(settings)
-    days = unsettled_days(database, before=datetime.now(settings.zone).date())
-    database.client.close()
+    with open_database(settings) as database:
+        days = unsettled_days(database, before=datetime.now(settings.zone).date())
     now = datetime.now(UTC)
     waits = {
         day.day for day in days if day.awaits_decision(settings.late_horizon_days, now) and not day.is_interrupted(now)
@@ -85,8 +84,7 @@ def _as_json(day: LocalDay, now: datetime, *, waits_for_decision: bool) -> dict[
 @app.command()
 def dismiss(day: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="Local day.")]) -> None:
     """Let a day's figures stand, although readings have come that are not in them; the readings stay stored."""
-    database = connect(load_settings())
-    try:
+    with open_database(load_settings()) as database:
         found = read_day(database, day.date())
         if found.is_interrupted(datetime.now(UTC)):
             raise MetersError(
@@ -95,7 +93,5 @@ def dismiss(day: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="
         if not found.is_late:
             raise MetersError(f"{day.date()} is not late: nothing to dismiss", fix="See meters late")
         dismiss_day(database, found)
-    finally:
-        database.client.close()
     include = f"To include the readings after all: meters backfill {day.date()}"
     err.print(f"The figures of {day.date()} stand. {include}", soft_wrap=True)

@@ -3,14 +3,12 @@
 from datetime import UTC, datetime
 
 import dagster as dg
-from pymongo.errors import PyMongoError
 
 from alerting.alerts import Alert, Kind, raise_alerts
 from meter_assets.failures import failure_line
 from meter_assets.routing.job import fault_routing_job
 from metering.settings import Settings, load_settings
-from runtime.database import connect
-from runtime.mongo_errors import mongo_unavailable
+from runtime.database import open_database
 
 
 @dg.run_failure_sensor(
@@ -25,13 +23,8 @@ def failed_run_sensor(context: dg.RunFailureSensorContext) -> None:
     if run.job_name == fault_routing_job.name:
         return
     settings = load_settings()
-    database = connect(settings)
-    try:
+    with open_database(settings) as database:
         raise_alerts(database, settings, [failed_run_alert(run, _reason(context), settings)], datetime.now(UTC))
-    except PyMongoError as error:
-        raise mongo_unavailable(settings, error) from error
-    finally:
-        database.client.close()
 
 
 def failed_run_alert(run: dg.DagsterRun, reason: str, settings: Settings) -> Alert:

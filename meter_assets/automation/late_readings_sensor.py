@@ -11,14 +11,12 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, Self
 
 import dagster as dg
-from pymongo.errors import PyMongoError
 
 from meter_assets.automation.jobs import late_readings_job, recompute_days
 from meter_assets.days.dead_runs import end_dead_runs
 from metering.day_ledger import LocalDay, unsettled_days
 from metering.settings import Settings, load_settings
-from runtime.database import connect
-from runtime.mongo_errors import mongo_unavailable
+from runtime.database import open_database
 
 SECONDS_BETWEEN_TICKS = 10
 
@@ -92,13 +90,8 @@ def late_readings_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult
     """One look."""
     end_dead_runs(context.instance)  # they would keep the late days' run, and any other, from being started
     settings = load_settings()
-    database = connect(settings)
-    try:
+    with open_database(settings) as database:
         days = unsettled_days(database, before=datetime.now(settings.zone).date())
-    except PyMongoError as error:
-        raise mongo_unavailable(settings, error) from error
-    finally:
-        database.client.close()
     now = datetime.now(UTC)
     memory = Memory.of(context.cursor, now)
     interrupted = {day.day for day in days if day.is_interrupted(now)}

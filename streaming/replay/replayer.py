@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from pymongo.database import Database
-from pymongo.errors import PyMongoError
 
 from metering.errors import MetersError
 from metering.reading import iso_utc
 from metering.registry import METERS, register_meters
 from metering.settings import DEAD_LETTERS_TOPIC, READINGS_TOPIC, Settings
 from metering.store import ensure_collections
-from runtime.database import connect
-from runtime.mongo_errors import mongo_unavailable
+from runtime.database import open_database
 from streaming.dead_letter_topic import dead_letter_headers, ensure_dead_letters_topic
 from streaming.kafka.clients import Headers, Sender, ensure_topics
 from streaming.replay.csv_layout import CsvLayout
@@ -123,40 +121,32 @@ def replay(
         MetersError: the file does not fit the layout, has too many new meters, or a service is not there; nothing is
             sent in these cases. Also when a service fails on the way.
     """
-    with closing(CsvReadings(path, layout)) as readings:
-        database = connect(settings)
-        with closing(database.client):
-            try:
-                new_meters = count_new_meters(database, path, layout, limit)
-            except PyMongoError as error:
-                raise mongo_unavailable(settings, error) from error
-            if dry_run:
-                report = ReplayReport(file=path.name, topic=topic, dead_letters_topic=dead_letters_topic, dry_run=True)
-                _Run(readings, None, None, report, None, on_progress).send(limit)
-                report.meters, report.new_meters = sum(1 for _ in readings.meters()), new_meters
-                return report
-            if new_meters > MAX_NEW_METERS and not many_meters:
-                raise MetersError(
-                    f"{path.name} would register {new_meters:,} new meters, as many as it has different ids in "
-                    f"'{layout.device_column}'",
-                    fix="Name the column of the meter's id with --device; look first with --dry-run; --yes to go on",
-                )
-            ensure_topics(settings, topic)
-            ensure_dead_letters_topic(settings, dead_letters_topic)
-            report = ReplayReport(file=path.name, topic=topic, dead_letters_topic=dead_letters_topic)
-            report.new_meters = new_meters
-            try:
-                ensure_collections(database)
-                try:
-                    with Sender(settings, topic) as sender, Sender(settings, dead_letters_topic) as refusals:
-                        _Run(readings, sender, refusals, report, speed, on_progress).send(limit)
-                finally:
-                    # Also after Ctrl-C in a paced replay: what was sent needs its registry entries.
-                    meters = list(readings.meters())
-                    report.meters = len(meters)
-                    register_meters(database, meters)
-            except PyMongoError as error:
-                raise mongo_unavailable(settings, error) from error
+    with closing(CsvReadings(path, layout)) as readings, open_database(settings) as database:
+        new_meters = count_new_meters(database, path, layout, limit)
+        if dry_run:
+            report = ReplayReport(file=path.name, topic=topic, dead_letters_topic=dead_letters_topic, dry_run=True)
+            _Run(readings, None, None, report, None, on_progress).send(limit)
+            report.meters, report.new_meters = sum(1 for _ in readings.meters()), new_meters
+            return report
+        if new_meters > MAX_NEW_METERS and not many_meters:
+            raise MetersError(
+                f"{path.name} would register {new_meters:,} new meters, as many as it has different ids in "
+                f"'{layout.device_column}'",
+                fix="Name the column of the meter's id with --device; look first with --dry-run; --yes to go on",
+            )
+        ensure_topics(settings, topic)
+        ensure_dead_letters_topic(settings, dead_letters_topic)
+        report = ReplayReport(file=path.name, topic=topic, dead_letters_topic=dead_letters_topic)
+        report.new_meters = new_meters
+        ensure_collections(database)
+        try:
+            with Sender(settings, topic) as sender, Sender(settings, dead_letters_topic) as refusals:
+                _Run(readings, sender, refusals, report, speed, on_progress).send(limit)
+        finally:
+            # Also after Ctrl-C in a paced replay: what was sent needs its registry entries.
+            meters = list(readings.meters())
+            report.meters = len(meters)
+            register_meters(database, meters)
     return report
 
 

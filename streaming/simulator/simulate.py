@@ -11,14 +11,11 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from pymongo.errors import PyMongoError
-
 from metering.reading import encode_message
 from metering.registry import Meter, register_meters
 from metering.settings import READINGS_TOPIC, Settings
 from metering.store import ensure_collections
-from runtime.database import connect
-from runtime.mongo_errors import mongo_unavailable
+from runtime.database import open_database
 from streaming.kafka.clients import Sender, ensure_topics
 from streaming.simulator.disturbances import LATE_SECONDS, Disturbances
 from streaming.simulator.fault_plan import FaultPlan
@@ -43,14 +40,9 @@ def register_city(city: Sequence[Meter], settings: Settings) -> None:
     Raises:
         MetersError: MongoDB is not to be had.
     """
-    database = connect(settings)
-    try:
+    with open_database(settings) as database:
         ensure_collections(database)
         register_meters(database, city)
-    except PyMongoError as error:
-        raise mongo_unavailable(settings, error) from error
-    finally:
-        database.client.close()
 
 
 def describe(city: Sequence[Meter], settings: Settings, options: SimulationOptions) -> dict[str, Any]:
