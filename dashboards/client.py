@@ -25,7 +25,7 @@ CONNECT_SECONDS = 5
 ANSWER_SECONDS = 60
 """Metabase tries a database connection before it answers, and gives that ten seconds by itself."""
 
-MOST_REASON = 300
+MAX_REASON = 300
 
 Json = dict[str, Any]
 
@@ -186,7 +186,7 @@ class Metabase:
         reason = "; ".join(found) or response.text.partition("\n")[0] or "no reason given"
         for secret in self._secrets:
             reason = reason.replace(secret, "***")
-        return reason[:MOST_REASON]
+        return reason[:MAX_REASON]
 
 
 def check_version(url: str, properties: Json) -> tuple[str, bool]:

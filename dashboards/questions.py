@@ -19,7 +19,7 @@ DAYS = Filter("days", "Days", "number", default=30)
 UNTIL = Filter("until", "Until", "date")
 FILTERS = (DAYS, UNTIL)
 
-MOST_ROWS = 200
+MAX_ROWS = 200
 """Of a table that names meters; a dashboard is no place for longer ones."""
 
 WORST_METERS = 20
@@ -156,7 +156,7 @@ FAULTS_NOW = Question(
     pipeline=[
         {"$match": {"state": "open"}},
         {"$sort": {"severity": 1, "last_seen_at": -1, "_id": 1}},  # critical sorts before warning
-        {"$limit": MOST_ROWS},
+        {"$limit": MAX_ROWS},
         *_place("device_id"),
         {
             "$project": {
@@ -216,11 +216,11 @@ WORST = Question(
 LATEST = Question(
     key="latest_readings",
     title="Latest readings",
-    text=f"The newest reading of each meter, the {MOST_ROWS} newest of them, with the fault rules that it breaks.",
+    text=f"The newest reading of each meter, the {MAX_ROWS} newest of them, with the fault rules that it breaks.",
     collection=LATEST_READINGS,
     pipeline=[
         {"$sort": {"timestamp": -1, "_id": 1}},
-        {"$limit": MOST_ROWS},
+        {"$limit": MAX_ROWS},
         *_place("_id"),
         {
             "$project": {

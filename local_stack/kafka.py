@@ -47,7 +47,7 @@ class Kafka(Service):
             CONTROLLER_PORT=self.settings.kafka_controller_ports[self.number - 1],
             VOTERS=",".join(f"{number}@{LOOPBACK}:{port}" for number, port in voters),
             REPLICAS=self.settings.replication or 1,
-            IN_SYNC=self.settings.least_in_sync,
+            IN_SYNC=self.settings.min_in_sync,
             PARTITIONS=self.settings.kafka_partitions,
             DATA=data,
         )

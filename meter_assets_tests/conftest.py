@@ -20,6 +20,8 @@ from local_stack.jars import fetch_jars
 from meter_assets.resources import require_spark
 from meter_assets_tests.csv_oracle import shared_data_folder
 from meter_assets_tests.days_support import Installation
+from meter_assets_tests.dlq_support import Office
+from meter_assets_tests.ingest_support import Pipe
 from meter_assets_tests.s3_server import S3Address, S3Server
 from meter_assets_tests.shared_spark import SharedSpark
 from meter_assets_tests.support import settings_for, wait_for
@@ -179,3 +181,9 @@ def spark(stack: LocalStack, settings: Settings) -> Iterator[SparkSession]:
 def shared_data() -> Path:
     """Folder of the real meter files; tests that need them are skipped where they are not."""
     return shared_data_folder()
+
+
+@pytest.fixture
+def office(database: Settings, mongo: Database) -> Office:
+    """Topics and a database of this test's own, with what works on dead letters."""
+    return Office(Pipe.fresh(database), mongo)

@@ -43,13 +43,13 @@ def shared_data_folder() -> Path:
     return path
 
 
-MOST_AN_INTERVAL = {"daiad": 5_000.0, "sgsc": 43.5 / 2, "uci": 43.5 / 60}
+MAX_AN_INTERVAL = {"daiad": 5_000.0, "sgsc": 43.5 / 2, "uci": 43.5 / 60}
 """L an hour, kWh in half an hour, kWh in a minute: what the documented bounds allow at the interval of each file."""
 
 
 def is_healthy(preset: str, usage: float) -> bool:
     """By the documented rules, as far as these files can break them."""
-    return 0 <= usage <= MOST_AN_INTERVAL[preset]
+    return 0 <= usage <= MAX_AN_INTERVAL[preset]
 
 
 def expected_days(path: Path, preset: str, city_timezone: str) -> dict[date, DayTotals]:

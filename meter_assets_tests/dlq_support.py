@@ -5,16 +5,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from kafka.structs import OffsetAndMetadata
 from pymongo.database import Database
 
-from meter_assets_tests.ingest_support import Pipe
+from meter_assets_tests.ingest_support import Pipe, electricity
 from metering.letters import Letter
 from metering.store import DEAD_LETTERS
 from streaming.dead_letter_topic import MAX_DEAD_LETTER_BYTES, dead_letter_headers, ensure_dead_letters_topic
 from streaming.dead_letters.correction import Correction
 from streaming.dead_letters.index import DeadLetterIndex
 from streaming.dead_letters.replay import LetterReplay, ReplayOutcome
-from streaming.kafka.clients import Headers, open_producer
+from streaming.ingest.batch import Counts
+from streaming.kafka.clients import Headers, open_consumer, open_producer, partitions_of
 
 
 @dataclass(frozen=True)
@@ -78,3 +80,30 @@ class Office:
             partition=0,
             offset=offset,
         )
+
+
+def check_law(office: Office, *runs: Counts) -> None:
+    """Assert that the runs' counts, MongoDB and the topic of letters are one account of all that was sent."""
+    total = Counts()
+    for counts in runs:
+        assert counts.messages == counts.stored + counts.duplicates + counts.conflicts + counts.refused
+        total.add(counts)
+    assert total.messages == len(office.pipe.sent())
+    assert total.stored - total.taken == office.pipe.stored_count()
+    assert total.dead_letters == len(office.pipe.letters()) == office.mongo[DEAD_LETTERS].count_documents({})
+    assert total.reasons == office.pipe.reasons()
+
+
+def conflict(office: Office) -> Counts:
+    """Have `em1` contradict a stored 1.5 by 9: one stored, one letter."""
+    office.pipe.send([electricity("em1", 1), electricity("em1", 1, usage_kwh=9)])
+    counts = office.pipe.ingest()
+    assert (counts.stored, counts.conflicts) == (1, 1)
+    return counts
+
+
+def rewind(pipe: Pipe) -> None:
+    """Have the group read everything again, as after an offset reset."""
+    consumer = open_consumer(pipe.settings, group=pipe.feed.group)
+    consumer.commit({each: OffsetAndMetadata(0, "", -1) for each in partitions_of(consumer, *pipe.feed.topics)})
+    consumer.close()

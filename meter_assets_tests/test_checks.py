@@ -113,7 +113,7 @@ def test_levels_add_up(district: tuple[float, int], holds: bool):
 def test_completeness_is_judged_by_the_setting(completeness: float | None, holds: bool):
     finding = look("completeness", figures(daily_averages=[average(completeness=completeness)]))
     assert finding.holds == holds
-    strict = Settings(least_completeness=1)
+    strict = Settings(min_completeness=1)
     assert look("completeness", figures(daily_averages=[average(completeness=0.999)]), settings=strict).holds is False
 
 

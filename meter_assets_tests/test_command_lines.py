@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pymongo.database import Database
+from pymongo.errors import ExecutionTimeout
 from rich.table import Table
 
 from local_stack import LocalStack
@@ -211,10 +212,17 @@ def test_a_simulation_whose_kafka_goes_ends_in_one_line(stack: LocalStack, datab
     assert simulation.returncode == 1
 
 
-def test_an_error_that_nobody_caught_names_the_service(database: Settings, stack: LocalStack) -> None:
-    """`meters late` caught none of its look-ups' errors."""
-    with failing(database, code=50, command="find"):
-        answer = meters(database, "late")
+@pytest.mark.parametrize(
+    "command",
+    [("late",), ("history", "daily_averages", "2024-05-18"), ("alerts", "list"), ("lake", "prune", "--keep-days", "1")],
+)
+def test_mongodb_failing_under_a_command_is_one_line(
+    database: Settings, stack: LocalStack, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "lake/raw_readings/day=2024-05-18").mkdir(parents=True)
+    own = database.model_copy(update={"lake": str(tmp_path / "lake")})
+    with failing(database, code=50, command="update" if command[0] == "lake" else "find"):
+        answer = meters(own, *command)
     [line] = lines(answer)
     assert (answer.returncode, "took too long" in line) == (1, True), line
 
@@ -279,3 +287,18 @@ def test_a_missing_codec_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(codec, "has_lz4", lambda: False)
     [found] = [each for each in diagnose(settings_for(tmp_path / "home")) if each.name == "codecs"]
     assert (found.ok, "lz4" in found.detail, "make setup" in found.fix) == (False, True, True)
+
+
+def test_an_error_that_nobody_caught_names_the_service() -> None:
+    """The last one to see it: a command that did not translate its look-ups' errors."""
+    line, code = explain(ExecutionTimeout("operation exceeded time limit", 50))
+    assert (code, "took too long" in str(line)) == (1, True), line
+
+
+def test_the_names_that_two_settings_had_before_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERS_LEAST_COMPLETENESS", "0.7")
+    monkeypatch.setenv("METERS_MOST_DRIFT", "0.3")
+    assert (Settings().min_completeness, Settings().max_drift) == (0.7, 0.3)
+    monkeypatch.setenv("METERS_MIN_COMPLETENESS", "0.6")
+    assert Settings().min_completeness == 0.6
+    assert Settings().environment()["METERS_MAX_DRIFT"] == "0.3"

@@ -97,7 +97,7 @@ def test_a_write_that_fails_leaves_the_day_and_no_staging(lake: Lake, spark: Spa
 def test_a_day_too_large_to_be_replaced_in_one_step_is_refused(
     lake: Lake, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(object_store, "MOST_COPIED_BYTES", 10)
+    monkeypatch.setattr(object_store, "MAX_COPIED_BYTES", 10)
     with pytest.raises(MetersError, match=f"readings of {FIRST} are one object.*no more than 5.*METERS_LAKE"):
         write(lake, spark, [(1, FIRST)], FIRST)
     assert objects(lake) == []

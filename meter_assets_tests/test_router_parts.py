@@ -3,22 +3,15 @@
 import json
 import shutil
 import struct
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
-import lz4.frame
 import pytest
-import snappy
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
-from kafka.codec import gzip_encode, snappy_encode, zstd_encode
-from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
-from kafka.record.util import calc_crc32c
 from pymongo.database import Database
 
 from local_stack import LocalStack
@@ -26,15 +19,12 @@ from meter_assets_tests.router_support import own_kafka
 from meter_assets_tests.support import wait_for
 from metering.lost_messages import LOST_MESSAGES
 from metering.settings import READINGS_TOPIC, Settings
-from metering.store import WINDOW_AGGREGATES, ensure_collections
+from metering.store import ensure_collections
 from runtime.database import connect
 from streaming.kafka.clients import ensure_topics, open_consumer
-from streaming.kafka.unpack import CHUNK_BYTES, GZIP, LZ4, NONE, SNAPPY, ZSTD, UnpackError, unpack
 from streaming.router.checkpoint import AGGREGATES_QUERY, FAULTS_QUERY, KnownTopic, Place
-from streaming.router.failures import explain, innermost
-from streaming.router.old_windows import WINDOWS_A_BATCH, after_id, rename_old_windows
-from streaming.router.poison import HEAVY_BYTES_A_POLL, Search, examine
-from streaming.router.raw_log import HEADER, RawBatch, RawLog, Undelivered
+from streaming.router.poison import Search
+from streaming.router.raw_log import RawLog, Undelivered
 from streaming.router.settlement import Settlement
 
 NOON = datetime(2024, 5, 18, 12, tzinfo=UTC)
@@ -92,74 +82,6 @@ def raw(settings: Settings) -> Iterator[tuple[Any, RawLog]]:
         yield consumer, RawLog(consumer, READINGS_TOPIC)
     finally:
         consumer.close()
-
-
-def pieces(codec: int, packed: bytes) -> list[bytes]:
-    source = unpack(codec, packed, largest_block=64 * MIB)
-    return list(iter(lambda: source.read(CHUNK_BYTES), b""))
-
-
-@pytest.mark.parametrize(
-    ("codec", "packed"),
-    [
-        (NONE, lambda data: data),
-        (GZIP, gzip_encode),
-        (GZIP, lambda data: gzip_encode(data[:10]) + gzip_encode(data[10:])),
-        (SNAPPY, snappy_encode),
-        (SNAPPY, snappy.compress),
-        (LZ4, lz4.frame.compress),
-        (ZSTD, zstd_encode),
-    ],
-)
-def test_every_codec_is_unpacked_in_pieces(codec: int, packed: Any):
-    data = bytes(range(256)) * 20_000
-    unpacked = pieces(codec, packed(data))
-    assert b"".join(unpacked) == data
-    assert max(map(len, unpacked)) <= CHUNK_BYTES
-
-
-@pytest.mark.parametrize("codec", [GZIP, SNAPPY, LZ4, ZSTD, 5])
-def test_what_does_not_unpack_is_an_error_of_one_kind(codec: int):
-    for data in (b"nonsense", b"\x82SNAPPY\x00" + b"\x00" * 12, b"\x1f\x8b\x08" + b"\x00" * 20):
-        with pytest.raises(UnpackError):
-            pieces(codec, data)
-
-
-def batch(*values: bytes, codec: int = NONE, first: int = 0) -> RawBatch:
-    """A batch as a producer makes it."""
-    builder = DefaultRecordBatchBuilder(2, codec, False, -1, -1, -1, 1 << 30)
-    for number, value in enumerate(values):
-        builder.append(number, 1_700_000_000_000, b"em1", value, [])
-    return RawBatch(first, first + len(values), bytes(builder.build()))
-
-
-def damaged(good: RawBatch, at: int, byte: int, *, checksum: bool) -> RawBatch:
-    """The batch with another byte there; with a checksum that matches, or not."""
-    data = bytearray(good.data or b"")
-    data[at] = byte
-    if checksum:
-        struct.pack_into(">I", data, DefaultRecordBatch.CRC_OFFSET, calc_crc32c(bytes(data[21:])))
-    return RawBatch(good.first, good.end, bytes(data))
-
-
-ATTRIBUTES = DefaultRecordBatch.ATTRIBUTES_OFFSET + 1
-
-
-def test_sound_batches_are_taken_and_each_kind_of_poison_is_named():
-    good = batch(*[b'{"device_id":"em1"}'] * 1000)
-    assert examine(good, thorough=True) == (0, "")
-    for codec in (GZIP, SNAPPY, LZ4, ZSTD):
-        assert examine(batch(*[b"x" * 200] * 50_000, codec=codec)) == (0, "")
-        heavy, why = examine(batch(b"x" * 2 * MIB, b"y", codec=codec))
-        assert heavy == pytest.approx(2 * MIB, rel=0.01) and not why
-        assert "unpacks to more than" in examine(batch(b" " * (HEAVY_BYTES_A_POLL + MIB), codec=codec))[1]
-    assert "checksum" in examine(damaged(good, 100, 0xFF, checksum=False))[1]
-    assert "codec 7 is unknown" in examine(damaged(good, ATTRIBUTES, 7, checksum=True))[1]
-    assert "does not unpack" in examine(damaged(good, ATTRIBUTES, GZIP, checksum=True))[1]
-    assert "format 9" in examine(damaged(good, 16, 9, checksum=True))[1]
-    broken = damaged(good, HEADER.size + 4, 0x7E, checksum=True)
-    assert examine(broken) == (0, "") and "cannot be parsed" in examine(broken, thorough=True)[1]
-    assert "damaged" in examine(RawBatch(0, 1, None))[1]
 
 
 def test_many_heavy_batches_are_poison_together_and_readings_between_them_are_not(own: Settings):
@@ -329,80 +251,3 @@ def topic_partitions(consumer: Any) -> list[Any]:
     from streaming.kafka.clients import partitions_of
 
     return partitions_of(consumer, READINGS_TOPIC)
-
-
-def old_window(device: str, minutes: int = 10) -> dict[str, Any]:
-    return {
-        "_id": f"{minutes}m|2024-05-18T12:00:00Z|{device}",
-        "device_id": device,
-        "meter_type": "water",
-        "count": 3,
-        "expires_at": NOON + timedelta(days=40_000),
-    }
-
-
-def test_windows_with_old_ids_are_renamed_once_and_an_interrupted_rename_goes_on(documents: Database):
-    windows = documents[WINDOW_AGGREGATES]
-    count = 2 * WINDOWS_A_BATCH + 10
-    windows.insert_many([old_window(f"wm{number}") for number in range(count)])
-    # A rename that was interrupted between its two steps, and a window of the new form.
-    half = old_window("wm3")
-    windows.insert_one({**half, "_id": f"{half['_id']}|water", "count": 4})
-    windows.insert_one({**old_window("em1"), "_id": "10m|2024-05-18T12:00:00Z|em1|electricity", "count": 5})
-    assert rename_old_windows(documents) == count
-    assert windows.count_documents({}) == count + 1
-    assert windows.count_documents({"_id": {"$regex": r"\|water$"}}) == count
-    assert windows.find_one({"_id": "10m|2024-05-18T12:00:00Z|wm3|water"}, {"_id": 0, "count": 1}) == {"count": 4}
-    assert windows.find_one({"_id": "10m|2024-05-18T12:00:00Z|wm7|water"}, {"_id": 0, "device_id": 1, "count": 1}) == {
-        "device_id": "wm7",
-        "count": 3,
-    }
-    windows.insert_one(old_window("wm8"))
-    assert rename_old_windows(documents) == 0  # it is noted as done: no later start reads the windows
-
-
-def test_a_batch_of_the_rename_reads_a_range_of_the_index(documents: Database):
-    documents[WINDOW_AGGREGATES].insert_many([old_window(f"wm{number}") for number in range(200)])
-    query = documents[WINDOW_AGGREGATES].find(after_id("10m|2024-05-18T12:00:00Z|wm50")).sort("_id", 1).limit(20)
-    stats = query.explain()["executionStats"]
-    assert (stats["totalKeysExamined"], stats["totalDocsExamined"]) == (20, 20)
-
-
-PYTHON_IN_JAVA = """[STREAM_FAILED] Query [id = 1] terminated with exception: An exception was raised by the \
-Python Proxy. Return Message: Traceback (most recent call last):
-  File "/x/py4j/clientserver.py", line 645, in _call_proxy
-    return_value = getattr(self.pool[obj_id], method)(*params)
-  File "/x/streaming/router/windows.py", line 46, in add_parts
-    windows.insert_many(new, ordered=False)
-pymongo.errors.BulkWriteError: batch op errors occurred, full error: {'writeErrors': []}
- SQLSTATE: XXKST
-\tat org.apache.spark.sql.execution.streaming.StreamExecution.runStream(StreamExecution.scala:1)
-Caused by: py4j.Py4JException: An exception was raised. Return Message: Traceback (most recent call last):
-  File "/x/y.py", line 1, in z
-"""
-
-
-def test_the_innermost_cause_is_found_in_python_and_java_traces():
-    assert innermost(PYTHON_IN_JAVA).startswith("pymongo.errors.BulkWriteError: batch op errors occurred")
-    java = (
-        "[STREAM_FAILED] x terminated with exception: Job aborted\n\tat a.b.C(D.scala:1)\nCaused by: a.B: outer\n\tat"
-    )
-    assert innermost(f"{java} c.d(E.java:2)\nCaused by: java.io.IOException: inner\n\t... 3 more") == (
-        "java.io.IOException: inner"
-    )
-    assert innermost("Traceback (most recent call last):\n") == "it ended without a reason"
-    assert "Traceback" not in explain(Exception(PYTHON_IN_JAVA)).why
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "java.io.IOException: No space left on device",
-        "[X] SQLSTATE: 58030",
-        "java.lang.InternalError: a fault occurred in a recent unsafe memory access operation in compiled Java code",
-    ],
-)
-def test_a_full_disk_is_named_with_its_folder(text: str, tmp_path: Path):
-    failure = explain(Exception(f"Job aborted\n\tat a.b(C.java:1)\nCaused by: {text}"), folders=[tmp_path])
-    assert failure.service and "is full" in failure.why and "make room there" in failure.why
-    assert str(tmp_path) in failure.why or tempfile.gettempdir() in failure.why

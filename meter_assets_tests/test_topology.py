@@ -180,7 +180,7 @@ def primary_of(settings: Settings) -> str:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "replicas", "least_in_sync"),
+    ("chosen", "replicas", "min_in_sync"),
     [
         ({}, 1, 1),
         ({"kafka_brokers": 2}, 2, 1),
@@ -189,9 +189,9 @@ def primary_of(settings: Settings) -> str:
         ({"kafka_bootstrap": "elsewhere:9092", "kafka_replication": 3}, 3, 2),
     ],
 )
-def test_replicas_of_topics(tmp_path: Path, chosen: dict[str, Any], replicas: int | None, least_in_sync: int):
+def test_replicas_of_topics(tmp_path: Path, chosen: dict[str, Any], replicas: int | None, min_in_sync: int):
     settings = settings_for(tmp_path, **chosen)
-    assert (settings.replication, settings.least_in_sync) == (replicas, least_in_sync)
+    assert (settings.replication, settings.min_in_sync) == (replicas, min_in_sync)
 
 
 def test_more_replicas_than_brokers_are_refused(tmp_path: Path):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from metering.addresses import (
@@ -116,11 +116,18 @@ class Settings(BaseSettings):
 
     timezone: str = Field(default="UTC", description="The city's IANA time zone; its local days are the partitions.")
     first_day: date = Field(default=date(2006, 1, 1), description="First daily partition.")
-    least_completeness: float = Field(
-        default=0.9, ge=0, le=1, description="Warn of a day with less than this share of its expected readings."
+    min_completeness: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        validation_alias=AliasChoices("METERS_MIN_COMPLETENESS", "METERS_LEAST_COMPLETENESS"),
+        description="Warn of a day with less than this share of its expected readings.",
     )
-    most_drift: float = Field(
-        default=0.5, gt=0, description="Warn of a total further than this share from the weekday's recent mean."
+    max_drift: float = Field(
+        default=0.5,
+        gt=0,
+        validation_alias=AliasChoices("METERS_MAX_DRIFT", "METERS_MOST_DRIFT"),
+        description="Warn of a total further than this share from the weekday's recent mean.",
     )
     late_quiet_seconds: int = Field(
         default=30, ge=0, description="Days with late readings are computed again once none has come for this long."
@@ -297,7 +304,7 @@ class Settings(BaseSettings):
         return self.kafka_replication or (None if self.kafka_bootstrap else min(SAFE_REPLICAS, self.kafka_brokers))
 
     @property
-    def least_in_sync(self) -> int:
+    def min_in_sync(self) -> int:
         """Replicas that must have a message before it counts as sent: with three, one may be away and work goes on."""
         return 2 if (self.replication or 1) >= SAFE_REPLICAS else 1
 
@@ -354,9 +361,11 @@ def _listed(names: str) -> tuple[str, ...]:
 
 
 def _variable(name: str) -> str:
-    """The environment variable of a field, or of an alias, which is one itself."""
+    """The environment variable of a field, or of an alias, which is one itself; of several, the newest."""
     field = Settings.model_fields.get(name)
     alias = field.validation_alias if field else name.upper()
+    if isinstance(alias, AliasChoices):
+        alias = alias.choices[0]
     return alias if isinstance(alias, str) else f"METERS_{name.upper()}"
 
 

@@ -123,7 +123,7 @@ def _complete(figures: DayFigures, _: Database, settings: Settings) -> Finding:
         for document in figures.documents[DAILY_AVERAGES]
         if document["completeness"] is not None
     }
-    least = settings.least_completeness
+    least = settings.min_completeness
     low = {meter_type: share for meter_type, share in shares.items() if share < least}
     says = "; ".join(f"{meter_type} {share:.1%} complete" for meter_type, share in sorted(shares.items()))
     evidence: dict[str, Any] = {f"{meter_type} completeness": round(share, 4) for meter_type, share in shares.items()}
@@ -151,13 +151,13 @@ def _no_drift(figures: DayFigures, database: Database, settings: Settings) -> Fi
         if not usual:
             continue
         change = total(document) / usual - 1
-        holds = holds and abs(change) <= settings.most_drift
+        holds = holds and abs(change) <= settings.max_drift
         says.append(f"{meter_type} {change:+.0%}")
         unit = document["unit"]
         evidence |= {f"{meter_type} change": round(change, 4), f"{meter_type} usually, {unit}": round(usual, 3)}
     if not says:
         return Finding(True, "no earlier day of this weekday to compare with", {})
-    return Finding(holds, f"{', '.join(says)} against the last weeks (at most {settings.most_drift:.0%})", evidence)
+    return Finding(holds, f"{', '.join(says)} against the last weeks (at most {settings.max_drift:.0%})", evidence)
 
 
 FIGURE = DailyFigure(
@@ -176,15 +176,14 @@ FIGURE = DailyFigure(
         DayCheck(
             DAILY_AVERAGES,
             "completeness",
-            "The share of expected readings that came is at least METERS_LEAST_COMPLETENESS.",
+            "The share of expected readings that came is at least METERS_MIN_COMPLETENESS.",
             False,
             _complete,
         ),
         DayCheck(
             DAILY_AVERAGES,
             "drift",
-            "Totals are within METERS_MOST_DRIFT of the mean of the same weekday "
-            f"in the last {WEEKS_OF_HISTORY} weeks.",
+            f"Totals are within METERS_MAX_DRIFT of the mean of the same weekday in the last {WEEKS_OF_HISTORY} weeks.",
             False,
             _no_drift,
         ),

@@ -23,7 +23,7 @@ from runtime.s3 import bucket_and_prefix, connect_store, probe_store, store_erro
 SCHEME = "s3a://"
 OBJECT = "readings.parquet"
 
-MOST_COPIED_BYTES = 5 * 1024**3
+MAX_COPIED_BYTES = 5 * 1024**3
 """Larger objects S3 copies in parts only, which is no longer one request."""
 
 PARQUET = ".parquet"
@@ -72,7 +72,7 @@ class ObjectLake(Lake):
             with store_errors(self._settings):
                 written = self._days_below(folder, PARQUET)
             for day, info in written.items():
-                if info.size > MOST_COPIED_BYTES:
+                if info.size > MAX_COPIED_BYTES:
                     raise MetersError(
                         f"The readings of {day} are one object of {info.size / 1024**3:.1f} GiB, and an object store "
                         "replaces no more than 5 in one step",

@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import pymongo
-from kafka import ConsumerRebalanceListener
 from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata, TopicPartition
 from pymongo.database import Database
@@ -34,6 +33,7 @@ from streaming.dead_letter_topic import PUT_OUT, DeadLetterTransactions, ensure_
 from streaming.ingest.batch import READINGS_FEED, Batch, Counts, Feed
 from streaming.ingest.patience import Patience
 from streaming.ingest.positions import Positions, describe_losses
+from streaming.ingest.rebalance import Rebalance
 from streaming.kafka.bounded import bound
 from streaming.kafka.clients import (
     LASTING_ERRORS,
@@ -91,7 +91,7 @@ class Ingest:
         self._dead_letters_topic = dead_letters_topic
         self._notice = notice
         self._stop = threading.Event()
-        self._rebalance = _Rebalance()
+        self._rebalance = Rebalance()
         self._progressed_at = 0.0
         self._looked_at = 0.0
         self.counts = Counts()
@@ -330,20 +330,6 @@ class Ingest:
             self._patiently(lambda: self._positions.store(gaps, {}))
             self._consumer.commit(gaps)
             self._positions.settle(gaps)
-
-
-class _Rebalance(ConsumerRebalanceListener):
-    """Where the group's sharing out of its partitions stands, as the client tells it."""
-
-    def __init__(self) -> None:
-        self.is_under_way = False
-        self.is_over = False
-
-    def on_partitions_revoked(self, revoked: Any) -> None:
-        self.is_under_way = True
-
-    def on_partitions_assigned(self, assigned: Any) -> None:
-        self.is_under_way, self.is_over = False, True
 
 
 @contextmanager

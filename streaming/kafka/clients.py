@@ -92,8 +92,8 @@ def ensure_topics(settings: Settings, *topics: str, max_message_bytes: int | Non
     configs = {"message.timestamp.type": "LogAppendTime"}
     if max_message_bytes is not None:
         configs["max.message.bytes"] = str(max_message_bytes)
-    if settings.least_in_sync > 1:
-        configs["min.insync.replicas"] = str(settings.least_in_sync)
+    if settings.min_in_sync > 1:
+        configs["min.insync.replicas"] = str(settings.min_in_sync)
     with kafka_errors(settings):
         # Any: pyright's stubs describe kafka-python 2.
         admin: Any = KafkaAdminClient(**_client_options(settings))

@@ -36,7 +36,7 @@ LOOK_SECONDS = 20
 LARGEST_SNAPPY_BLOCK = 64 << 20
 """A snappy block is unpacked at once; Java's producers write blocks of 32 KiB."""
 
-MOST_VARINT_BYTES = 5
+MAX_VARINT_BYTES = 5
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _heavy_bytes(codec: int, packed: bytes, records: int, allowed: int) -> int:
 def _size(data: bytearray, at: int) -> tuple[int | None, int]:
     """A record's size, a varint, and where the record then begins; None where it is not all there."""
     value = shift = 0
-    for position in range(at, min(at + MOST_VARINT_BYTES, len(data))):
+    for position in range(at, min(at + MAX_VARINT_BYTES, len(data))):
         value |= (data[position] & 0x7F) << shift
         if data[position] < 0x80:
             size = (value >> 1) ^ -(value & 1)
@@ -168,7 +168,7 @@ def _size(data: bytearray, at: int) -> tuple[int | None, int]:
                 raise UnpackError("a record has a negative size")
             return size, position + 1
         shift += 7
-    if at + MOST_VARINT_BYTES <= len(data):
+    if at + MAX_VARINT_BYTES <= len(data):
         raise UnpackError("a record has no size")
     return None, at
 
