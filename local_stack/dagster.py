@@ -6,7 +6,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from local_stack.checks import preflight
+from local_stack.doctor import preflight
 from local_stack.service import NotReadyError, Service
 from metering.settings import LOOPBACK, Settings
 

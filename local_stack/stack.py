@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from types import TracebackType
 from typing import Any, Self
 
-from local_stack.checks import preflight
+from local_stack.doctor import preflight
 from local_stack.kafka import Kafka
 from local_stack.mongo import Mongo
 from local_stack.service import Service

@@ -3,8 +3,8 @@
 from typing import Any
 from urllib.parse import urlsplit
 
-from local_stack.answers import answers, answers_mongo
 from local_stack.losses import read_losses
+from local_stack.probes import answers, answers_mongo
 from local_stack.service import Service
 from local_stack.stack import SERVICES, make_services, wanted_services
 from local_stack.state import StackState, live_state

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
+from meter_assets.figures.all_figures import CHECKS
 from meter_assets.figures.check import Finding
 from meter_assets.figures.day_figures import DayFigures
-from meter_assets.figures.registered import CHECKS
 from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY, DAILY_AVERAGES, DAILY_CONSUMPTION, RAW_READINGS
 from metering.settings import Settings
 from metering.store import FAULTS

@@ -281,7 +281,7 @@ def test_a_missing_codec_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     """kafka-python has what its libraries have: without lz4 one message of another producer stops a partition."""
     from kafka import codec
 
-    from local_stack.checks import diagnose
+    from local_stack.doctor import diagnose
 
     monkeypatch.setattr(codec, "lz4", None)
     monkeypatch.setattr(codec, "has_lz4", lambda: False)

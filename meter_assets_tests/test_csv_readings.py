@@ -14,7 +14,8 @@ import pytest
 from meter_assets_tests.csv_oracle import FILES, expected_days, expected_readings, is_healthy
 from metering.errors import MetersError
 from metering.meter_types import METER_TYPES, MeterType
-from streaming.replay.csv_layout import PRESETS, CsvLayout
+from streaming.replay.csv_layout import CsvLayout
+from streaming.replay.csv_presets import PRESETS
 from streaming.replay.csv_readings import CsvReadings, Message, Missing, Refused, Row, read_messages
 from streaming.replay.csv_source import MAX_LINE_BYTES
 

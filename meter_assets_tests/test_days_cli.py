@@ -13,7 +13,7 @@ from meter_cli.console import counted
 from metering.daily_tables import DAILY_AVERAGES, DAILY_TABLES
 from metering.store import keep_timezone
 from runtime.database import connect
-from streaming.replay.csv_layout import PRESETS
+from streaming.replay.csv_presets import PRESETS
 
 
 def replayed(installation: Installation, shared_data: Path, preset: str, *options: str) -> dict[str, int]:

@@ -7,7 +7,7 @@ from meter_assets.days import up_to_date
 from meter_assets.days.assets import DAILY_SPECS, local_days
 from meter_assets.definitions import defs
 from meter_assets.failures import failure_line
-from meter_assets.figures.registered import CHECKS
+from meter_assets.figures.all_figures import CHECKS
 from meter_assets.partitions import LOCAL_DAY_PARTITIONS, days_between
 from meter_assets.resources import all_resources
 from metering.daily_tables import DAILY_AVERAGES

@@ -9,16 +9,16 @@ from typing import Any, cast
 import pytest
 from pymongo.database import Database
 
-from faults.account import account, sources_of
-from faults.figures import wrong_figures
-from faults.history import History
-from faults.oracle import expect, reading_of
-from faults.report import BEGIN, END, measured, table, total, write_page
-from faults.row import Outcome, Row, State, row
-from faults.schedule import DEEDS, ROUND_SECONDS, draw
-from faults.suite import chosen_rows, missing, run_rows
-from faults.table import ROWS, VARIANTS
-from faults.topics import Message
+from fault_injection.account import account, sources_of
+from fault_injection.figures import wrong_figures
+from fault_injection.history import History
+from fault_injection.oracle import expect, reading_of
+from fault_injection.report import BEGIN, END, measured, table, total, write_page
+from fault_injection.row import Outcome, Row, State, row
+from fault_injection.schedule import DEEDS, ROUND_SECONDS, draw
+from fault_injection.suite import chosen_rows, missing, run_rows
+from fault_injection.table import ROWS, VARIANTS
+from fault_injection.topics import Message
 from metering.reading import encode_message
 from streaming.ingest.batch import READINGS_FEED
 from streaming.simulator.malformed import GARBLERS, conflicting, garbled

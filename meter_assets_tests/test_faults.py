@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from meter_assets.figures.device_days import judged, stored
 from meter_assets_tests.corpus.verdicts import arrived, router_options
 from metering.fault_event import fault_document, parse_fault_event
-from metering.faults import FAULT_RULES, fault_details, rules_in_force, with_registry
+from metering.fault_rules import FAULT_RULES, fault_details, rules_in_force, with_registry
 from metering.reading import MAX_MESSAGE_BYTES, STORED_SPARK_SCHEMA, encode_message, parse_reading, to_document
 from metering.registry import METER_SPARK_SCHEMA
 from streaming.router.messages import fault_messages, is_reading

@@ -1,12 +1,13 @@
 """The house: who may import whom, and what a daily figure and a meter type are made of."""
 
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
-from meter_assets.figures.registered import CHECKS, FIGURES
+from meter_assets.figures.all_figures import CHECKS, FIGURES
 from metering.daily_tables import DAILY_ASSETS, DAILY_TABLES, RAW_READINGS
 from metering.meter_types import METER_TYPES
 from metering.reading import FIELDS
@@ -62,3 +63,14 @@ def test_no_two_meter_types_share_what_tells_them_apart():
         lambda row: row.colour,
     ):
         assert len({chosen(row) for row in rows}) == len(rows)
+
+
+def test_every_package_is_installed_checked_and_in_the_image():
+    """The image had no webguard: a list of folders had been forgotten."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    packages = {pattern.removesuffix("*") for pattern in project["setuptools"]["packages"]["find"]["include"]}
+    folders = {file.parent.name for file in ROOT.glob("*/__init__.py")} - {"meter_assets_tests"}
+    assert packages == folders == set(project["importlinter"]["root_packages"])
+    assert folders <= set(project["pyright"]["include"])
+    image = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert folders <= image

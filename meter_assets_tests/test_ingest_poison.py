@@ -21,7 +21,7 @@ from meter_assets_tests.ingest_support import Pipe, electricity, header, source
 from meter_assets_tests.support import wait_for
 from metering.settings import Settings
 from streaming.dead_letter_topic import MAX_DEAD_LETTER_BYTES, ensure_dead_letters_topic
-from streaming.kafka.bounded import MAX_RECORD_BYTES, WHOLE_BYTES, PutAside, _Batches
+from streaming.kafka.bounded_client import MAX_RECORD_BYTES, WHOLE_BYTES, PutAside, _Batches
 from streaming.kafka.unpack import UnpackError, unpack
 
 CODECS = {"gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}

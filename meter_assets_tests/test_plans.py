@@ -11,8 +11,8 @@ from alerting.alerts import acknowledge, list_alerts
 from alerting.channels import chosen_channels
 from alerting.digests import deliver
 from alerting.episodes import clear_quiet_episodes, update_episodes
-from alerting.late_days import check_late_days
 from alerting.silent import check_silence
+from alerting.undecided_days import check_late_days
 from meter_assets.days.history import read_history
 from meter_assets.days.revisions import Edition, publish_day
 from meter_assets_tests.alert_support import fault

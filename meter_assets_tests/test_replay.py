@@ -22,7 +22,8 @@ from metering.reading import parse_reading
 from metering.registry import METERS
 from metering.settings import Settings, load_settings
 from runtime.database import connect
-from streaming.replay.csv_layout import PRESETS, CsvLayout
+from streaming.replay.csv_layout import CsvLayout
+from streaming.replay.csv_presets import PRESETS
 from streaming.replay.replayer import ReplayReport, replay
 
 GENERAL = ["--device", "meter", "--time", "day,clock", "--value", "used", "--unit", "L", "--timezone", "Europe/Madrid"]

@@ -25,7 +25,7 @@ from streaming.kafka.clients import ensure_topics, open_consumer
 from streaming.router.checkpoint import AGGREGATES_QUERY, FAULTS_QUERY, KnownTopic, Place
 from streaming.router.poison import Search
 from streaming.router.raw_log import RawLog, Undelivered
-from streaming.router.settlement import Settlement
+from streaming.router.restart_offsets import RestartOffsets
 
 NOON = datetime(2024, 5, 18, 12, tzinfo=UTC)
 MIB = 1 << 20
@@ -145,7 +145,7 @@ class Settled:
         self.place = Place(settings.router_place)
         self.lines: list[str] = []
         self._database = database
-        self.settlement = Settlement(
+        self.restart_offsets = RestartOffsets(
             settings, self.place, database, queries=[FAULTS_QUERY, AGGREGATES_QUERY], report=self.lines.append
         )
 
@@ -158,29 +158,29 @@ class Settled:
 def test_a_first_start_begins_with_the_oldest_and_says_nothing(own: Settings, documents: Database):
     send(own, b"1", b"2")
     settled = Settled(own, documents)
-    bounds = settled.settlement.settle()
+    bounds = settled.restart_offsets.settle()
     for query in (FAULTS_QUERY, AGGREGATES_QUERY):
         assert settled.place.position(query) == {0: 0, 1: 0}
     assert (settled.lines, settled.losses()) == ([], [])
     assert settled.place.topic() == KnownTopic(bounds.topic_id, {0: 2, 1: 0})
-    settled.settlement.settle(has_routed=True)
+    settled.restart_offsets.settle(has_routed=True)
     assert settled.lines == []
 
 
 def test_what_retention_removed_is_recorded_once_and_passed(own: Settings, documents: Database):
     send(own, *[b"1"] * 10)
     settled = Settled(own, documents)
-    settled.settlement.settle()
+    settled.restart_offsets.settle()
     settled.place.advance(FAULTS_QUERY, {0: 2, 1: 0})
     before = settled.place.query_id(FAULTS_QUERY)
     drop(own, 7)
     for _ in range(2):
-        settled.settlement.settle(has_routed=True)
+        settled.restart_offsets.settle(has_routed=True)
     assert settled.place.position(FAULTS_QUERY) == {0: 7, 1: 0}
     assert settled.place.query_id(FAULTS_QUERY) == before
     assert settled.place.position(AGGREGATES_QUERY) == {0: 0, 1: 0}  # micro-batches pass it by themselves
     assert settled.losses() == [("retention", 0, 2, 7)]
-    assert settled.settlement.lost() == 5
+    assert settled.restart_offsets.lost() == 5
     assert len(settled.lines) == 1 and "retention removed 5 messages" in settled.lines[0]
 
 
@@ -193,7 +193,7 @@ def test_a_first_batch_that_never_ended_is_no_excuse(own: Settings, documents: D
     (source / "0").write_text('\0v1\n{"iot-meter":{"0":0,"1":0}}')
     (settled.place.of(FAULTS_QUERY) / "metadata").write_text(json.dumps({"id": str(uuid.uuid4())}))
     drop(own, 4)
-    settled.settlement.settle(has_routed=True)
+    settled.restart_offsets.settle(has_routed=True)
     assert settled.place.position(FAULTS_QUERY) == {0: 4, 1: 0}
     assert settled.losses() == [("retention", 0, 0, 4)]
 
@@ -202,14 +202,14 @@ def test_a_first_batch_that_never_ended_is_no_excuse(own: Settings, documents: D
 def test_a_topic_made_again_is_known_by_its_id_however_much_is_in_it(own: Settings, documents: Database, messages: int):
     send(own, *[b"1"] * 10)
     settled = Settled(own, documents)
-    settled.settlement.settle()
+    settled.restart_offsets.settle()
     settled.place.advance(FAULTS_QUERY, {0: 6, 1: 0})
     windows = settled.place.query_id(AGGREGATES_QUERY)
     old = settled.place.topic()
     delete_topic(own)
     ensure_topics(own, READINGS_TOPIC)
     send(own, *[b"1"] * messages)
-    settled.settlement.settle(has_routed=True)
+    settled.restart_offsets.settle(has_routed=True)
     assert settled.place.position(FAULTS_QUERY) == settled.place.position(AGGREGATES_QUERY) == {0: 0, 1: 0}
     assert settled.place.query_id(AGGREGATES_QUERY) != windows  # windows are taken from the beginning
     assert settled.losses() == [("topic_recreated", 0, 6, 10)]
@@ -221,7 +221,7 @@ def test_a_topic_made_again_is_known_by_its_id_however_much_is_in_it(own: Settin
 def test_a_checkpoint_that_is_gone_or_damaged_begins_with_the_oldest(own: Settings, documents: Database, harm: str):
     send(own, *[b"1"] * 10)
     settled = Settled(own, documents)
-    settled.settlement.settle()
+    settled.restart_offsets.settle()
     settled.place.advance(FAULTS_QUERY, {0: 6, 1: 0})
     faults = settled.place.of(FAULTS_QUERY)
     if harm == "gone":
@@ -230,7 +230,7 @@ def test_a_checkpoint_that_is_gone_or_damaged_begins_with_the_oldest(own: Settin
         (faults / "metadata").unlink()
     else:
         (faults / "offsets" / "1").write_text("v1\n{")
-    settled.settlement.settle(has_routed=True)
+    settled.restart_offsets.settle(has_routed=True)
     assert settled.place.position(FAULTS_QUERY) == {0: 0, 1: 0}
     assert len(settled.lines) == 1
     assert ("is gone" if harm == "gone" else "is damaged") in settled.lines[0]

@@ -17,7 +17,7 @@ from pymongo.errors import WTimeoutError
 from pymongo.write_concern import WriteConcern
 
 from local_stack import LocalStack
-from local_stack.checks import preflight
+from local_stack.doctor import preflight
 from local_stack.jars import fetch_jars
 from local_stack.topology import keep_topology
 from meter_assets_tests.ingest_support import Pipe, check_nothing_lost, mixed

@@ -12,7 +12,7 @@ from meter_assets.figures.daily_averages import daily_averages
 from meter_assets.figures.daily_consumption import daily_consumption
 from meter_assets.lake.base import RAW_READINGS_SCHEMA
 from metering.calendar import Day
-from metering.faults import FAULT_RULES
+from metering.fault_rules import FAULT_RULES
 from metering.registry import METER_SPARK_SCHEMA
 
 DAY = date(2024, 5, 18)

@@ -15,7 +15,7 @@ from meter_assets_tests.corpus import CASES
 from meter_assets_tests.corpus.case import Case
 from meter_assets_tests.corpus.generated import run
 from meter_assets_tests.corpus.verdicts import arrived, by_ingest, by_router, compare, router_options
-from metering.faults import FAULT_RULES
+from metering.fault_rules import FAULT_RULES
 from metering.reading import (
     DOCUMENT_SCHEMA,
     MAX_MESSAGE_BYTES,

@@ -137,9 +137,9 @@ def _require_partitions(first: date, last: date, partitions: Any) -> None:
 
 def dev() -> None:
     """Serve the Dagster UI with hot reload on this installation's instance; Ctrl-C ends it."""
-    from local_stack.checks import preflight
     from local_stack.dagster import dagster_dev_command, dagster_environment
     from local_stack.dev_servers import DevServers
+    from local_stack.doctor import preflight
     from local_stack.status import status as read_status
 
     settings = load_settings()

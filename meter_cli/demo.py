@@ -36,7 +36,7 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Start everything, send past days of a city, materialize them, check them; then go on live until Ctrl-C."""
-    from local_stack.checks import preflight
+    from local_stack.doctor import preflight
 
     settings = load_settings()
     if "first_day" not in settings.model_fields_set:  # so that the UI's partition bar is about the demo's days

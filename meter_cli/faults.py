@@ -26,11 +26,11 @@ def faults(
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Kill, stop, fill up and poison real processes under load; exit code 1 unless every promise holds."""
-    from faults.lanes import run_in_lanes
-    from faults.report import PAGE, sentence, summary, table, total, write_page
-    from faults.schedule import run_schedule
-    from faults.suite import chosen_rows, missing, run_rows, timed
-    from faults.table import ROWS
+    from fault_injection.lanes import run_in_lanes
+    from fault_injection.report import PAGE, sentence, summary, table, total, write_page
+    from fault_injection.schedule import run_schedule
+    from fault_injection.suite import chosen_rows, missing, run_rows, timed
+    from fault_injection.table import ROWS
 
     rows = chosen_rows(only or [], full=full)
     if listed:

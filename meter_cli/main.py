@@ -11,7 +11,6 @@ import typer
 from meter_cli import (
     alerts,
     bench,
-    contract,
     dashboards,
     days,
     demo,
@@ -24,6 +23,7 @@ from meter_cli import (
     late,
     replay,
     route,
+    schema,
     simulate,
     stack,
 )
@@ -55,7 +55,7 @@ app.command()(days.dev)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(dlq.app, name="dlq")
 app.command()(dashboards.dashboards)
-app.command()(contract.schema)
+app.command()(schema.schema)
 app.command()(init_env.init_env)
 app.command()(bench.bench)
 app.command()(faults.faults)

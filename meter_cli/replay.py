@@ -13,7 +13,8 @@ from metering.errors import MetersError
 from metering.meter_types import METER_TYPES, MeterType
 from metering.reading import iso_utc
 from metering.settings import READINGS_TOPIC, load_settings
-from streaming.replay.csv_layout import PRESETS, UNIT_NAMES, CsvLayout, types_with_unit
+from streaming.replay.csv_layout import UNIT_NAMES, CsvLayout, types_with_unit
+from streaming.replay.csv_presets import PRESETS
 from streaming.replay.replayer import MAX_NEW_METERS, ReplayReport
 from streaming.replay.replayer import replay as run_replay
 

@@ -22,7 +22,7 @@ def up(
 ) -> None:
     """Start MongoDB, Kafka and Spark in the background; return when all are usable."""
     from local_stack.background import retry_failed, start_supervisor
-    from local_stack.checks import silent_services
+    from local_stack.doctor import silent_services
     from local_stack.stack import wanted_services
     from local_stack.state import StackState, live_state
 
@@ -138,7 +138,7 @@ def _print_what_to_do(report: dict[str, Any], failed: list[ServiceTrouble]) -> N
 
 def doctor(json: JsonOption = False) -> None:
     """Check that this machine can run the local stack; each failure comes with its fix."""
-    from local_stack.checks import diagnose
+    from local_stack.doctor import diagnose
 
     findings = diagnose(load_settings())
     healthy = all(finding.ok for finding in findings)

@@ -2,7 +2,7 @@
 
 The message contract, the fault rules, the columns of the daily tables, the CSV units, the simulator and the dashboards
 are made from these rows. Two things about a meter type are not data and stand elsewhere: how the simulator's meters
-behave (streaming/simulator/meter_model.py), and the presets of known data sets (streaming/replay/csv_layout.py).
+behave (streaming/simulator/meter_model.py), and the presets of known data sets (streaming/replay/csv_presets.py).
 """
 
 from collections.abc import Callable, Mapping

@@ -14,10 +14,10 @@ from alerting.alerts import Kind
 from alerting.channels import chosen_channels
 from alerting.digests import DigestOutcome, deliver
 from alerting.episodes import clear_quiet_episodes, update_episodes
-from alerting.late_days import check_late_days
 from alerting.lost_messages import check_lost_messages
 from alerting.services import Notified, check_services, notify_without_store
 from alerting.silent import check_silence
+from alerting.undecided_days import check_late_days
 from metering.daily_tables import ABNORMAL_DEVICE_SUMMARY
 from metering.errors import ServiceAwayError
 from metering.reading import iso_utc

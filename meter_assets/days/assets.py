@@ -7,8 +7,8 @@ import dagster as dg
 from meter_assets.days import up_to_date
 from meter_assets.days.run import materialize_days
 from meter_assets.days.stores import Stores
+from meter_assets.figures.all_figures import CHECKS, FIGURES
 from meter_assets.figures.figure import DailyFigure, column_schema
-from meter_assets.figures.registered import CHECKS, FIGURES
 from meter_assets.partitions import LOCAL_DAY_PARTITIONS, days_between
 from meter_assets.resources import LakeResource, MongoResource, SparkResource
 from meter_assets.sources import OWNERS, meter_registry, stored_readings

@@ -9,14 +9,14 @@ from functools import reduce
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from meter_assets.figures.all_figures import FIGURES
 from meter_assets.figures.day_figures import DayFigures, Document
 from meter_assets.figures.device_days import days_frame, device_days, judged
 from meter_assets.figures.figure import DayFrames
 from meter_assets.figures.hourly_profile import hourly_profile
-from meter_assets.figures.registered import FIGURES
 from metering.calendar import Day
 from metering.daily_tables import DAILY_TABLES
-from metering.faults import FaultRule
+from metering.fault_rules import FaultRule
 
 PROFILE = "hourly_profile"
 

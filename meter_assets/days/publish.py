@@ -10,8 +10,8 @@ from pymongo.database import Database
 from meter_assets.days.revisions import Edition, Published, publish_day
 from meter_assets.days.stores import Stores
 from meter_assets.figures import raw_readings
+from meter_assets.figures.all_figures import FIGURES
 from meter_assets.figures.day_figures import DayFigures
-from meter_assets.figures.registered import FIGURES
 from meter_assets.lake.base import StagedDays
 from metering.daily_tables import RAW_READINGS
 from metering.day_ledger import put_in_force, read_day

@@ -17,13 +17,13 @@ from meter_assets.days.publish import put_day_in_force
 from meter_assets.days.revisions import Edition
 from meter_assets.days.stage import Staged, staged_readings
 from meter_assets.days.stores import Stores, again_when_away
+from meter_assets.figures.all_figures import CHECKS, FIGURES
 from meter_assets.figures.check import Verdict
 from meter_assets.figures.day_figures import DayFigures
-from meter_assets.figures.registered import CHECKS, FIGURES
 from metering.calendar import Day
 from metering.daily_tables import RAW_READINGS
 from metering.day_ledger import LocalDay, begin_days, finished_days, read_day
-from metering.faults import rules_in_force
+from metering.fault_rules import rules_in_force
 from metering.settings import Settings, load_settings
 
 DAYS_AT_ONCE = 31

@@ -6,7 +6,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from metering.calendar import Day
-from metering.faults import FaultRule, faults, is_faulty, with_registry
+from metering.fault_rules import FaultRule, faults, is_faulty, with_registry
 from metering.meter_columns import meter_type_of, rate, usage
 from metering.reading import NUMBERS
 from metering.registry import UNASSIGNED

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from metering.fault_event import Severity, fault_document, parse_fault_event
-from metering.faults import FaultRule
+from metering.fault_rules import FaultRule
 from metering.reading import NUMBERS
 from metering.registry import METER_SPARK_SCHEMA
 from streaming.ingest.batch import READINGS_FEED

@@ -23,7 +23,7 @@ from metering.settings import READINGS_TOPIC, Settings
 from metering.store import FAULTS, READINGS, find_by_id
 from streaming.dead_letter_topic import DeadLetter, dead_letter, dead_letter_headers
 from streaming.ingest.replayed_letters import Replayed
-from streaming.kafka.bounded import PutAside
+from streaming.kafka.bounded_client import PutAside
 
 DUPLICATE_KEY = 11000
 DOCUMENT_VALIDATION_FAILURE = 121

@@ -6,7 +6,7 @@ the consumer is polled, so a rebalance never finds work that is not committed. W
 generation of the group under which it polled.
 
 Where to read on, and what Kafka no longer has, is decided in positions.py; messages that cannot be unpacked come from
-../kafka/bounded.py.
+../kafka/bounded_client.py.
 """
 
 import gc
@@ -31,10 +31,10 @@ from runtime.database import connect
 from runtime.mongo_errors import is_worth_another_try, mongo_unavailable
 from streaming.dead_letter_topic import PUT_OUT, DeadLetterTransactions, ensure_dead_letters_topic
 from streaming.ingest.batch import READINGS_FEED, Batch, Counts, Feed
-from streaming.ingest.patience import Patience
 from streaming.ingest.positions import Positions, describe_losses
 from streaming.ingest.rebalance import Rebalance
-from streaming.kafka.bounded import bound
+from streaming.ingest.service_wait import Patience
+from streaming.kafka.bounded_client import bound
 from streaming.kafka.clients import (
     LASTING_ERRORS,
     ensure_topics,

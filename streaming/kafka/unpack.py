@@ -1,7 +1,7 @@
 """Unpacks the record batches of Kafka's four codecs piece by piece, so that memory stays bounded whatever they hold.
 
 kafka-python unpacks a batch whole: one batch of a megabyte may become more than a gigabyte. What to do with a batch
-that cannot be unpacked is decided in bounded.py for ingest, and in router/poison.py for the router.
+that cannot be unpacked is decided in bounded_client.py for ingest, and in router/poison.py for the router.
 """
 
 import gzip

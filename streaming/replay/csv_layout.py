@@ -1,4 +1,4 @@
-"""What a CSV file of readings looks like: columns, time format, zone and unit; with presets for well-known data sets.
+"""What a CSV file of readings looks like: columns, time format, zone and unit. Known data sets: csv_presets.py.
 
 The units are in metering/meter_types.py. Reading files is done in csv_source.py, building messages in csv_readings.py.
 """
@@ -105,47 +105,6 @@ class CsvLayout:
         """Every column that the file must have."""
         named = (self.device_column, *self.time_columns, self.value_column, self.register_column, self.household_column)
         return tuple(column for column in named if column is not None)
-
-
-PRESETS: dict[str, CsvLayout] = {
-    # DAIAD trial A, Alicante: about hourly, litres since the last reading and the cumulative counter.
-    "daiad": CsvLayout(
-        meter_type=MeterType.WATER,
-        device_column="user key",
-        time_columns=("datetime",),
-        time_format="%d/%m/%Y %H:%M:%S",
-        timezone="Europe/Madrid",
-        value_column="diff",
-        register_column="meter reading",
-        unit="L",
-        separator=";",
-        interval_seconds=3600,
-    ),
-    # Smart-Grid Smart-City, New South Wales: 48 slots every day of the year, hence standard time without summer time.
-    "sgsc": CsvLayout(
-        meter_type=MeterType.ELECTRICITY,
-        device_column="customer_id",
-        household_column="customer_id",
-        time_columns=("reading_datetime",),
-        timezone="+10:00",
-        value_column="general_supply_kwh",
-        unit="kWh",
-        interval_seconds=1800,
-    ),
-    # UCI household near Paris: kW averaged over each minute; '?' where nothing was measured.
-    "uci": CsvLayout(
-        meter_type=MeterType.ELECTRICITY,
-        device_id="uci-household-1",
-        time_columns=("Date", "Time"),
-        time_format="%d/%m/%Y %H:%M:%S",
-        timezone="Europe/Paris",
-        value_column="Global_active_power",
-        unit="kW",
-        separator=";",
-        interval_seconds=60,
-        missing=frozenset({"", "?"}),
-    ),
-}
 
 
 def _day_month_year(text: str) -> datetime:

@@ -11,7 +11,7 @@ from pymongo.database import Database
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from metering.faults import FUTURE_TOLERANCE_SECONDS
+from metering.fault_rules import FUTURE_TOLERANCE_SECONDS
 from metering.meter_columns import usage
 from metering.meter_types import AMOUNT_FIELDS
 from metering.store import LATEST_READINGS, WINDOW_AGGREGATES

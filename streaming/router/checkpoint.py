@@ -2,7 +2,7 @@
 
 Spark writes the checkpoints of its queries here. This module reads where a query goes on, and writes entries of its own
 in Spark's format: the first one of a new checkpoint, and one that moves a query behind what it cannot read. What Kafka
-has of it is not known here (settlement.py).
+has of it is not known here (restart_offsets.py).
 """
 
 import fcntl

@@ -11,7 +11,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from metering.fault_event import Severity
-from metering.faults import FaultRule, fault_details, is_faulty, with_registry
+from metering.fault_rules import FaultRule, fault_details, is_faulty, with_registry
 from metering.fields import Field
 from metering.meter_columns import meter_type_of
 from metering.reading import (

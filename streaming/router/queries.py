@@ -7,7 +7,7 @@ from typing import Any
 from pymongo.database import Database
 from pyspark.sql import DataFrame, SparkSession
 
-from metering.faults import faults, rules_in_force, with_registry
+from metering.fault_rules import faults, rules_in_force, with_registry
 from metering.registry import METER_SPARK_SCHEMA, METERS
 from metering.settings import ABNORMAL_TOPIC, READINGS_TOPIC, Settings
 from streaming.router.aggregates import MAX_ROWS_A_BATCH, Aggregates, in_time
@@ -112,7 +112,7 @@ class Queries:
         settings = self._settings
         real_time = {"realTime": f"{settings.router_batch_seconds} seconds"}
         trigger = real_time if settings.router_mode == "real-time" else {"processingTime": "0 seconds"}
-        # What Kafka has no more is counted before it is passed over, see settlement.py.
+        # What Kafka has no more is counted before it is passed over, see restart_offsets.py.
         return (
             self._fault_messages(self._source(failOnDataLoss="true"))
             .writeStream.queryName(FAULTS_QUERY)

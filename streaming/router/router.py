@@ -20,7 +20,7 @@ from streaming.router.heartbeat import HeartbeatWriter
 from streaming.router.old_windows import rename_old_windows
 from streaming.router.progress import RouterProgress
 from streaming.router.queries import new_aggregates
-from streaming.router.settlement import Report, Settlement, both
+from streaming.router.restart_offsets import Report, RestartOffsets, both
 from streaming.router.supervisor import Supervisor, no_report
 
 
@@ -72,7 +72,7 @@ class Router:
             database = connect(settings)
             try:
                 names = both(self._with_aggregates)
-                settlement = Settlement(settings, place, database, queries=names, report=self._report)
+                restart_offsets = RestartOffsets(settings, place, database, queries=names, report=self._report)
                 heartbeat = HeartbeatWriter(
                     database, checkpoint=settings.router_place, run_id=self._run_id, progress=self.progress
                 )
@@ -80,8 +80,8 @@ class Router:
                     ensure_collections(database)
                     rename_old_windows(database)
                     has_routed = heartbeat.last().get("checkpoint") == settings.router_place
-                    bounds = settlement.settle(has_routed=has_routed)
-                    self.progress.lost = settlement.lost()
+                    bounds = restart_offsets.settle(has_routed=has_routed)
+                    self.progress.lost = restart_offsets.lost()
                     heartbeat.send()
                 except PyMongoError as error:
                     raise mongo_unavailable(settings, error) from None
@@ -90,7 +90,7 @@ class Router:
                     settings,
                     jars=self._jars,
                     place=place,
-                    settlement=settlement,
+                    restart_offsets=restart_offsets,
                     names=names,
                     aggregates=new_aggregates(settings, database) if self._with_aggregates else None,
                     progress=self.progress,

@@ -22,13 +22,13 @@ from runtime.mongo_errors import mongo_unavailable
 from streaming.router.aggregates import Aggregates
 from streaming.router.checkpoint import FAULTS_QUERY, KnownTopic, Place
 from streaming.router.failures import Failure, explain
-from streaming.router.passing import pass_over
 from streaming.router.poison import Poison
+from streaming.router.poison_detour import pass_over
 from streaming.router.progress import STALLED_SECONDS, QueryRows, RouterProgress
 from streaming.router.queries import Queries
+from streaming.router.restart_offsets import Report, RestartOffsets
 from streaming.router.session import OUT_OF_MEMORY, discard_jvm, router_session, spark_log
-from streaming.router.settlement import Report, Settlement
-from streaming.router.tail import FaultTail
+from streaming.router.topic_watch import FaultTail
 
 LOOK_SECONDS = 2
 STUCK_SECONDS = 60
@@ -60,7 +60,7 @@ class Supervisor:
         settings: where everything is.
         jars: Spark's connectors, comma-separated.
         place: the checkpoints, which this process holds.
-        settlement: compares them with Kafka.
+        restart_offsets: compares them with Kafka.
         aggregates: where windows go; None: the fault query alone.
         progress: kept up to date.
         stop: ends it.
@@ -73,7 +73,7 @@ class Supervisor:
         *,
         jars: str,
         place: Place,
-        settlement: Settlement,
+        restart_offsets: RestartOffsets,
         names: list[str],
         aggregates: Aggregates | None,
         progress: RouterProgress,
@@ -83,7 +83,7 @@ class Supervisor:
         self._settings = settings
         self._jars = jars
         self._place = place
-        self._settlement = settlement
+        self._restart_offsets = restart_offsets
         self._names = names
         self._aggregates = aggregates
         self._progress = progress
@@ -178,11 +178,11 @@ class Supervisor:
         """Correct what the queries died of; those to start, which are all where all had to stop for it."""
         if self._must_settle and (FAULTS_QUERY in due or FAULTS_QUERY not in self._due):
             self._forget(queries)
-            self._settlement.settle()
+            self._restart_offsets.settle()
             self._must_settle = False
             due = list(self._names)
         if self._must_search:
-            found = self._found + self._settlement.find_poison(thorough=self._searched_in_vain)
+            found = self._found + self._restart_offsets.find_poison(thorough=self._searched_in_vain)
             self._searched_in_vain = not found
             if found:
                 self._forget(queries)
@@ -190,7 +190,7 @@ class Supervisor:
                 due = list(self._names)
             self._found = []
             self._must_search = False
-        self._progress.lost = self._settlement.lost()
+        self._progress.lost = self._restart_offsets.lost()
         return due
 
     def _forget(self, queries: Queries) -> None:
@@ -230,7 +230,7 @@ class Supervisor:
             self._failures[name] += 1
             self._due[name] = now + _pause(self._failures[name])
             if failure.damaged:
-                self._settlement.give_up(name)
+                self._restart_offsets.give_up(name)
         self._progress.restarts += 1
         self._progress.problem = f"{line}: {failure.why}"
         pause = max(_pause(self._failures[name]) for name in names)
@@ -302,7 +302,7 @@ class Supervisor:
     def _search_stall(self) -> None:
         """Look for what the fault query may be unable to pass. Java takes minutes to run out of memory for good."""
         with suppress(MetersError, PyMongoError):  # neither is why it stands still, and both are reported when it ends
-            if found := self._settlement.find_poison():
+            if found := self._restart_offsets.find_poison():
                 self._found = found
                 raise PoisonedError
 

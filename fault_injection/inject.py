@@ -14,7 +14,7 @@ import psutil
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from faults.row import Skip
+from fault_injection.row import Skip
 from local_stack import LocalStack
 from metering.settings import Settings
 

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from faults.row import Row
-from faults.rows import cluster, dagster, days, disk, ingest, router, services, topics, users
+from fault_injection.row import Row
+from fault_injection.rows import cluster, dagster, days, disk, ingest, router, services, topics, users
 
 VARIANTS = frozenset(
     {

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from faults.row import Broken
+from fault_injection.row import Broken
 from metering.settings import Settings
 from runtime.child_process import bound_command
 

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from faults.case import Case
-from faults.ending import finish_days, recover, recover_routing, stop_processes
-from faults.inject import fill, make_room, small_disk
-from faults.processes import Process
-from faults.row import Group, Row, row
-from faults.rows.days import DAYS, HOUSEHOLDS
+from fault_injection.case import Case
+from fault_injection.ending import finish_days, recover, recover_routing, stop_processes
+from fault_injection.inject import fill, make_room, small_disk
+from fault_injection.processes import Process
+from fault_injection.row import Group, Row, row
+from fault_injection.rows.days import DAYS, HOUSEHOLDS
 
 START_SECONDS = 180
 NOTICE_SECONDS = 60

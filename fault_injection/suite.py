@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from faults.case import Case
-from faults.ending import run_row
-from faults.row import Group, Outcome, Row, State
-from faults.stacks import PORTS_VARIABLE, Report, group_stack, own_settings, temporary_home
-from faults.table import ROWS
+from fault_injection.case import Case
+from fault_injection.ending import run_row
+from fault_injection.row import Group, Outcome, Row, State
+from fault_injection.stacks import PORTS_VARIABLE, Report, group_stack, own_settings, temporary_home
+from fault_injection.table import ROWS
 from local_stack import LocalStack
 from metering.errors import MetersError
 from metering.settings import Settings

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from faults.row import Outcome, Row, State
+from fault_injection.row import Outcome, Row, State
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 BEGIN, END = "<!-- meters faults: begin -->", "<!-- meters faults: end -->"

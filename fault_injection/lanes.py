@@ -1,7 +1,7 @@
 """Two rows at a time: most rows wait for sessions and pauses, and leave the processor to others.
 
 A lane is a process of its own with its own services and ports, so that a load's thread in one does not slow the other.
-`python -m faults.lanes SEED ROW…` is a lane; it writes a JSON document per line to standard output.
+`python -m fault_injection.lanes SEED ROW…` is a lane; it writes a JSON document per line to standard output.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from faults.processes import PROJECT
-from faults.row import Group, Outcome, Row, State
-from faults.stacks import FIRST_PORT, LAST_PORT, PORTS_VARIABLE, Report
-from faults.suite import run_rows
-from faults.table import ROWS
+from fault_injection.processes import PROJECT
+from fault_injection.row import Group, Outcome, Row, State
+from fault_injection.stacks import FIRST_PORT, LAST_PORT, PORTS_VARIABLE, Report
+from fault_injection.suite import run_rows
+from fault_injection.table import ROWS
 from runtime.child_process import bound_command
 
 LANES = (
@@ -75,7 +75,7 @@ def _start(
 ) -> subprocess.Popen[str]:
     width = (LAST_PORT + 1 - FIRST_PORT) // len(LANES)
     first = FIRST_PORT + number * width
-    command = [sys.executable, "-m", "faults.lanes", str(seed), *(row.id for row in rows)]
+    command = [sys.executable, "-m", "fault_injection.lanes", str(seed), *(row.id for row in rows)]
     path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")]))
     lane = subprocess.Popen(
         bound_command(command, signal.SIGTERM),

@@ -5,13 +5,13 @@ import signal
 import time
 from datetime import date
 
-from faults.account import account, in_short, lost_places, source_of, sources_of
-from faults.case import POLL_SECONDS, Case
-from faults.figures import wrong_figures
-from faults.oracle import expect
-from faults.processes import Process
-from faults.row import Broken, Outcome, Skip, State
-from faults.topics import INGEST_GROUP
+from fault_injection.account import account, in_short, lost_places, source_of, sources_of
+from fault_injection.case import POLL_SECONDS, Case
+from fault_injection.figures import wrong_figures
+from fault_injection.oracle import expect
+from fault_injection.processes import Process
+from fault_injection.row import Broken, Outcome, Skip, State
+from fault_injection.topics import INGEST_GROUP
 from metering.settings import DEAD_LETTERS_TOPIC
 
 RECOVER_SECONDS = 120

@@ -9,13 +9,13 @@ from typing import Any
 import psutil
 from kafka import KafkaProducer
 
-from faults import poison
-from faults.case import Case
-from faults.ending import expected_faults, recover_routing
-from faults.inject import hold, pause_process, pause_service
-from faults.processes import Process
-from faults.row import Group, Row, row
-from faults.rows.ingest import LONGER_THAN_SESSION, LONGER_THAN_TRANSACTION
+from fault_injection import poison
+from fault_injection.case import Case
+from fault_injection.ending import expected_faults, recover_routing
+from fault_injection.inject import hold, pause_process, pause_service
+from fault_injection.processes import Process
+from fault_injection.row import Group, Row, row
+from fault_injection.rows.ingest import LONGER_THAN_SESSION, LONGER_THAN_TRANSACTION
 from metering.settings import READINGS_TOPIC
 
 DEAD_SECONDS = 90

@@ -14,14 +14,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from faults.case import Case
-from faults.ending import check_days, recover_everything
-from faults.inject import failpoint, hold, revive, signal_service
-from faults.load import FIRST_DAY
-from faults.processes import Process
-from faults.row import Group, Outcome, Row
-from faults.stacks import Report, group_stack
-from faults.suite import own_environment, run_alone
+from fault_injection.case import Case
+from fault_injection.ending import check_days, recover_everything
+from fault_injection.inject import failpoint, hold, revive, signal_service
+from fault_injection.load import FIRST_DAY
+from fault_injection.processes import Process
+from fault_injection.row import Group, Outcome, Row
+from fault_injection.stacks import Report, group_stack
+from fault_injection.suite import own_environment, run_alone
 
 ROUND_SECONDS = 100.0
 """How long a round draws faults before it heals and checks: several rounds find more than one long one."""

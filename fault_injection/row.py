@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from faults.case import Case
+    from fault_injection.case import Case
 
 
 class Group(StrEnum):

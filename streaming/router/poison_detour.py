@@ -11,14 +11,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from metering.settings import READINGS_TOPIC, Settings
-from streaming.kafka.bounded import PutAside, read_batch
+from streaming.kafka.bounded_client import PutAside, read_batch
 from streaming.kafka.clients import kafka_errors, open_consumer
 from streaming.router.aggregates import MAX_ROWS_A_BATCH
 from streaming.router.checkpoint import AGGREGATES_QUERY, Offsets, Place
 from streaming.router.poison import Poison
 from streaming.router.queries import Queries
 from streaming.router.raw_log import RawLog
-from streaming.router.settlement import read_bounds
+from streaming.router.restart_offsets import read_bounds
 
 MESSAGE_SCHEMA = "value binary, millis long, topic string, partition int, offset long"
 

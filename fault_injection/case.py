@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 from pymongo import MongoClient
 
-from faults import inject
-from faults.history import History
-from faults.load import Load, load_day
-from faults.processes import Process
-from faults.routed import Routed
-from faults.row import Broken, Outcome, Row
-from faults.topics import FAULTS_GROUP, INGEST_GROUP, TOPICS, Topics
+from fault_injection import inject
+from fault_injection.history import History
+from fault_injection.load import Load, load_day
+from fault_injection.processes import Process
+from fault_injection.routed import Routed
+from fault_injection.row import Broken, Outcome, Row
+from fault_injection.topics import FAULTS_GROUP, INGEST_GROUP, TOPICS, Topics
 from local_stack import LocalStack
 from metering.settings import Settings
 
@@ -113,7 +113,7 @@ class Case:
     def ingest(self, *arguments: str, trap: Sequence[str] = (), **options: Any) -> Process:
         """Start an ingest, with a trap at a step (see steps.py) if need be."""
         if trap:
-            options["python"] = ("-m", "faults.steps", *trap)
+            options["python"] = ("-m", "fault_injection.steps", *trap)
         return self.meters("ingest", *arguments, "--json", **options)
 
     def router(self, *arguments: str, batch_seconds: int = 30) -> Process:

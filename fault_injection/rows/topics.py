@@ -6,13 +6,13 @@ from functools import partial
 import psutil
 from kafka import KafkaProducer
 
-from faults import poison
-from faults.case import POLL_SECONDS, Case
-from faults.ending import recover
-from faults.inject import hold
-from faults.processes import Process
-from faults.row import Broken, Row, row
-from faults.topics import INGEST_GROUP
+from fault_injection import poison
+from fault_injection.case import POLL_SECONDS, Case
+from fault_injection.ending import recover
+from fault_injection.inject import hold
+from fault_injection.processes import Process
+from fault_injection.row import Broken, Row, row
+from fault_injection.topics import INGEST_GROUP
 from metering.settings import READINGS_TOPIC
 
 MEMORY_LIMIT_MB = 600

@@ -7,8 +7,8 @@ from typing import Any
 
 from pymongo.database import Database
 
-from faults.oracle import expect
-from faults.topics import Message
+from fault_injection.oracle import expect
+from fault_injection.topics import Message
 
 
 def wrong_figures(database: Database, sent: Sequence[Message], days: Iterable[date]) -> tuple[int, list[str]]:

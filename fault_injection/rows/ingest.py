@@ -7,10 +7,10 @@ from typing import Any
 
 import psutil
 
-from faults.case import Case
-from faults.ending import recover
-from faults.inject import hold, pause_process
-from faults.row import Row, row
+from fault_injection.case import Case
+from fault_injection.ending import recover
+from fault_injection.inject import hold, pause_process
+from fault_injection.row import Row, row
 
 STEP_SECONDS = 60
 SHORT, LONGER_THAN_SESSION, LONGER_THAN_TRANSACTION = 4, 14, 26

@@ -5,11 +5,11 @@ import time
 from functools import partial
 from typing import Any
 
-from faults.case import Case
-from faults.ending import recover
-from faults.inject import failpoint, hold, pause_service
-from faults.row import Row, row
-from faults.rows.ingest import LONGER_THAN_SESSION, LONGER_THAN_TRANSACTION, PLAIN, SHORT, STEP_SECONDS
+from fault_injection.case import Case
+from fault_injection.ending import recover
+from fault_injection.inject import failpoint, hold, pause_service
+from fault_injection.row import Row, row
+from fault_injection.rows.ingest import LONGER_THAN_SESSION, LONGER_THAN_TRANSACTION, PLAIN, SHORT, STEP_SECONDS
 from metering.settings import DEAD_LETTERS_TOPIC
 
 DOWN = 40

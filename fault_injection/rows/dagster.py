@@ -11,13 +11,13 @@ from typing import Any
 
 import psutil
 
-from faults.case import Case
-from faults.ending import finish_days, recover_routing, stop_processes
-from faults.inject import failpoint, pause_process, signal_service
-from faults.load import FIRST_DAY
-from faults.processes import Process
-from faults.row import Broken, Group, Row, row
-from faults.rows.ingest import LONGER_THAN_SESSION, LONGER_THAN_TRANSACTION
+from fault_injection.case import Case
+from fault_injection.ending import finish_days, recover_routing, stop_processes
+from fault_injection.inject import failpoint, pause_process, signal_service
+from fault_injection.load import FIRST_DAY
+from fault_injection.processes import Process
+from fault_injection.row import Broken, Group, Row, row
+from fault_injection.rows.ingest import LONGER_THAN_SESSION, LONGER_THAN_TRANSACTION
 from metering.settings import LOOPBACK
 
 START_SECONDS = 120

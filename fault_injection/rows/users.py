@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pymongo import MongoClient
 
-from faults.case import Case
-from faults.ending import recover
-from faults.inject import hold
-from faults.row import Row, row
+from fault_injection.case import Case
+from fault_injection.ending import recover
+from fault_injection.inject import hold
+from fault_injection.row import Row, row
 
 PASSWORD, WRONG = "right-and-secret", "wrong-and-secret"  # noqa: S105 - of a database that lives as long as a row
 COMMAND_SECONDS = 120

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from faults.row import Group
+from fault_injection.row import Group
 from local_stack import LocalStack
 from local_stack.jars import fetch_jars
 from metering.settings import LOOPBACK, Settings

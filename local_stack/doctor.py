@@ -12,12 +12,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import psutil
 from kafka import codec
 
-from local_stack.answers import answers, answers_mongo
 from local_stack.jars import jars_folder, manifest, missing_sets, verify, wanted_sets
 from local_stack.java import probe_java
 from local_stack.losses import read_losses
 from local_stack.mongod import probe_mongod
 from local_stack.ports import Port, stack_ports, twin_of
+from local_stack.probes import answers, answers_mongo
 from local_stack.state import StackState, live_state
 from metering.errors import MetersError
 from metering.settings import LOOPBACK, Settings

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 
-from faults.oracle import Place
-from faults.topics import Message, Topics
+from fault_injection.oracle import Place
+from fault_injection.topics import Message, Topics
 from metering.settings import READINGS_TOPIC
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from pymongo.database import Database
 
-from faults.oracle import Expected, Place, expect, same_reading
-from faults.topics import Message
+from fault_injection.oracle import Expected, Place, expect, same_reading
+from fault_injection.topics import Message
 from metering.settings import READINGS_TOPIC
 
 SOURCE = "__connect.errors."

@@ -50,7 +50,7 @@ def read_bounds(consumer: Any) -> Bounds:
     )
 
 
-class Settlement:
+class RestartOffsets:
     """Compares and corrects, while the queries do not run.
 
     Args:

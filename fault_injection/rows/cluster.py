@@ -6,10 +6,10 @@ from typing import Any
 
 from pymongo import MongoClient
 
-from faults.case import Case
-from faults.ending import recover
-from faults.row import Group, Row, row
-from faults.rows.days import service_killed
+from fault_injection.case import Case
+from fault_injection.ending import recover
+from fault_injection.row import Group, Row, row
+from fault_injection.rows.days import service_killed
 from metering.settings import READINGS_TOPIC
 
 

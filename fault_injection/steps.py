@@ -1,7 +1,7 @@
 """`meters` with a trap: the process kills or stops itself at a step of its own work.
 
-`python -m faults.steps STEP before|after kill|stop NUMBER ARGUMENT…` runs `meters ARGUMENT…`. The steps are calls of
-the client libraries, because those stay where they are when the product changes.
+`python -m fault_injection.steps STEP before|after kill|stop NUMBER ARGUMENT…` runs `meters ARGUMENT…`. The steps are
+calls of the client libraries, because those stay where they are when the product changes.
 """
 
 import os
