@@ -296,6 +296,8 @@ def test_an_error_that_nobody_caught_names_the_service() -> None:
 
 
 def test_the_names_that_two_settings_had_before_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("METERS_MIN_COMPLETENESS", "METERS_MAX_DRIFT"):
+        monkeypatch.delenv(name, raising=False)  # the session's own
     monkeypatch.setenv("METERS_LEAST_COMPLETENESS", "0.7")
     monkeypatch.setenv("METERS_MOST_DRIFT", "0.3")
     assert (Settings().min_completeness, Settings().max_drift) == (0.7, 0.3)
