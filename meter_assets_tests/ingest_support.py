@@ -101,7 +101,7 @@ class Pipe:
 
         Args:
             until_caught_up: as for `Ingest.run`.
-            die_instead_of: a method of its Kafka producer, or a function of streaming.ingest, in whose place the
+            die_instead_of: a method of its Kafka producer, or a function of ingest's member, in whose place the
                 process kills itself.
         """
         process = subprocess.Popen(
@@ -278,7 +278,7 @@ def main(
 ) -> None:
     """The process of a Member."""
     if die_instead_of:
-        owner = KafkaProducer if hasattr(KafkaProducer, die_instead_of) else streaming.ingest
+        owner = KafkaProducer if hasattr(KafkaProducer, die_instead_of) else streaming.ingest.member
         setattr(owner, die_instead_of, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     feed = replace(READINGS_FEED, topics=(topic,), group=group)
     ingest = Ingest(Settings.model_validate_json(settings), feed=feed, dead_letters_topic=dead_letters_topic)

@@ -78,7 +78,7 @@ def test_duplicates_and_conflicts_within_a_batch_and_across_runs(pipe: Pipe):
 
 
 def test_duplicates_and_conflicts_across_batches_of_one_run(pipe: Pipe, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("streaming.ingest.BATCH_MESSAGES", 7)
+    monkeypatch.setattr("streaming.ingest.member.BATCH_MESSAGES", 7)
     readings = [electricity("em1", second) for second in range(40)]
     pipe.send([*readings, *readings, *(electricity("em1", second, usage_kwh=9) for second in range(40))])
 
@@ -211,7 +211,7 @@ def test_a_transactional_source_does_not_keep_ingest_from_being_done(pipe: Pipe)
 def command(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> Iterator[typer.Typer]:
     """`meters ingest` in this process, on the topics of the test."""
     own = partial(Ingest, dead_letters_topic=pipe.dead_letters_topic)
-    monkeypatch.setattr("streaming.ingest.Ingest", own)
+    monkeypatch.setattr("streaming.ingest.member.Ingest", own)
     monkeypatch.setattr("streaming.ingest.batch.READINGS_FEED", pipe.feed)
     monkeypatch.setattr("meter_cli.ingest.load_settings", lambda: pipe.settings)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -257,8 +257,8 @@ def test_sigterm_while_mongodb_is_away_ends_it_with_nothing_committed(pipe: Pipe
 def test_a_run_with_an_end_gives_up_on_a_mongodb_that_does_not_answer(
     pipe: Pipe, stack: LocalStack, mongo_back: None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("streaming.ingest.GIVE_UP_SECONDS", 4)
-    monkeypatch.setattr("metering.store.ANSWER_WITHIN_SECONDS", 4)
+    monkeypatch.setattr("streaming.ingest.member.GIVE_UP_SECONDS", 4)
+    monkeypatch.setattr("runtime.database.ANSWER_WITHIN_SECONDS", 4)
     pipe.send(mixed(12_000, random.Random(5)))
     ingest = pipe.new_ingest()
     store = ingest._store

@@ -106,7 +106,7 @@ def test_a_member_that_wakes_after_its_partitions_went_to_another_one(
 def test_the_connection_for_dead_letters_begins_while_later_batches_are_stored(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("streaming.ingest.BATCH_MESSAGES", 10)
+    monkeypatch.setattr("streaming.ingest.member.BATCH_MESSAGES", 10)
     pipe.send([("em1", b"garbage"), *(("em1", electricity("em1", second)[1]) for second in range(40))])
     ingest = pipe.new_ingest()
     transactions = ingest._dead_letters

@@ -93,7 +93,7 @@ def test_what_retention_removes_before_it_is_read_is_counted(pipe: Pipe, began_b
 
 def test_retention_that_overtakes_a_running_member_is_counted(pipe: Pipe, monkeypatch: pytest.MonkeyPatch):
     """It has fetched some and asks for the next: what it asks for is gone."""
-    monkeypatch.setattr("streaming.ingest.POLL_MESSAGES", 100)
+    monkeypatch.setattr("streaming.ingest.member.POLL_MESSAGES", 100)
     pipe.send(("em1", electricity("em1", second)[1]) for second in range(20_000))
     ingest = pipe.new_ingest()
     removed: list[int] = []
@@ -174,7 +174,7 @@ def test_skipped_messages_are_read_to_their_end_although_the_member_stops_among_
 ):
     """The next member counted their bad messages as duplicates and wrote no dead letter for them."""
     move(pipe, skip(pipe))
-    monkeypatch.setattr("streaming.ingest.POLL_MESSAGES", 100)
+    monkeypatch.setattr("streaming.ingest.member.POLL_MESSAGES", 100)
     for _ in range(3):
         ingest = pipe.new_ingest()
         ingest.run(on_progress=lambda *_, ingest=ingest: ingest.stop())
