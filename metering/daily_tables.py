@@ -71,7 +71,7 @@ def _by_type(name: Callable[[MeterTypeRow], str | None], kind: str, meaning: str
 _DAY = Column("calculation_date", "string", "Local day, ISO 8601.")
 _METER_TYPE = Column("meter_type", "string", f"{_METER_TYPES}.")
 _TOTALS = tuple(_by_type(lambda row: row.total_column, "double", "sum of healthy readings"))
-_MEASURED = (
+MEASURED = (
     Column("readings", "bigint", "Healthy readings of the day."),
     Column("faulty_readings", "bigint", "Faulty readings of the day; they stay out of every other figure."),
     Column("meters_seen", "bigint", "Meters with at least one healthy reading."),
@@ -89,6 +89,7 @@ _MEASURED = (
         "expected = ceil(seconds in service that day / interval).",
     ),
 )
+"""What every table of sums says of the readings behind them; the formulas are device_days.measured."""
 
 RAW_READINGS = "raw_readings"
 DAILY_AVERAGES = "daily_averages"
@@ -124,7 +125,7 @@ _ROWS = (
             Column("max", "double", "Largest usage of a reading."),
             Column("median", "double", "Median usage of a reading (exact, linear interpolation)."),
             Column("p95", "double", "95th percentile of usage of a reading (exact, linear interpolation)."),
-            *_MEASURED,
+            *MEASURED,
         ),
     ),
     DailyTable(
@@ -158,7 +159,7 @@ _ROWS = (
             Column("key", "string", "Device, household or district; unassigned where the registry has no place."),
             _METER_TYPE,
             *_TOTALS,
-            *_MEASURED,
+            *MEASURED,
         ),
         indexes=((("level", 1), ("key", 1), ("calculation_date", 1)),),
     ),

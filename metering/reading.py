@@ -235,7 +235,7 @@ SPARK_SCHEMA = f"device_id string, timestamp timestamp, meter_type string, {_SPA
 """A reading as a Spark DDL schema; a field that the meter type lacks is null."""
 
 STORED_SPARK_SCHEMA = f"_id string, {_SPARK_NUMBERS}, received_at timestamp"
-"""What Spark reads of a stored reading: the rest follows from it (see transforms.readings.stored), and the MongoDB
+"""What Spark reads of a stored reading: the rest follows from it (see figures.device_days.stored), and the MongoDB
 connector takes as long for each field of a document as for finding the document."""
 
 DOCUMENT_SCHEMA: dict[str, Any] = {

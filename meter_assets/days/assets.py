@@ -52,7 +52,7 @@ DAILY_SPECS = [raw_readings, *(_published(figure) for figure in FIGURES.values()
     can_subset=True,
     partitions_def=LOCAL_DAY_PARTITIONS,
     backfill_policy=dg.BackfillPolicy.single_run(),
-    description="Reads the days out of MongoDB, computes their figures, checks them, and puts each day in force.",
+    description="Reads the days out of MongoDB, computes their figures, checks them, and publishes each day.",
 )
 def local_days(
     context: dg.AssetExecutionContext, pyspark: SparkResource, mongo: MongoResource, lake: LakeResource

@@ -40,11 +40,11 @@ def computed_days(
         meters: registry entries (registry.METER_SPARK_SCHEMA).
         days: in the order of time.
         assets: whose figures are wanted.
-        rules: the fault rules in force.
+        rules: the fault rules that apply.
     """
     bounds = days_frame(spark, days)
     judged_readings = judged(readings, meters, rules)
-    # Kept while the query runs: each use of it would otherwise be computed from the readings anew.
+    # Persisted while the query runs: Spark would otherwise compute it from the readings for each use.
     kept = device_days(judged_readings, meters, bounds).persist()
     try:
         frames = DayFrames(readings=judged_readings, meters=meters, device_days=kept)

@@ -1,4 +1,4 @@
-"""What was published of a day, and when it changed: the documents in force and the revisions before them."""
+"""What was published of a day, and when it changed: the published documents and the revisions before them."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -66,7 +66,7 @@ def read_history(database: Database, collection: str, day: str, *, key: str | No
 
 
 def as_of(versions: list[Version], instant: datetime) -> list[Version]:
-    """Those of the versions that were in force at that instant."""
+    """Those of the versions that were published at that instant."""
     latest: dict[str, Version] = {}
     for version in versions:
         if version.since <= instant:

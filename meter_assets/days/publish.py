@@ -1,4 +1,4 @@
-"""Publish: put a computed day in force, its readings in the lake and its figures in MongoDB, and tell Dagster."""
+"""Publish: replace a day's readings in the lake and its figures in MongoDB, and report each to Dagster."""
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from metering.process_identity import own_process
 from metering.publishing import Publishing, begin_publishing, end_publishing
 
 
-def put_day_in_force(
+def publish_whole_day(
     context: dg.OpExecutionContext | dg.AssetExecutionContext,
     database: Database,
     stores: Stores,
@@ -86,7 +86,7 @@ def _materialized(
     figures: DayFigures,
     metadata: Mapping[str, Any],
 ) -> None:
-    # The number of hours tells days of a clock change apart.
+    # A day of a clock change is recognised by its number of hours.
     context.log_event(
         dg.AssetMaterialization(
             asset_key=asset, partition=figures.day.isoformat(), metadata={**metadata, "hours": figures.hours}

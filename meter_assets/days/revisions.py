@@ -41,7 +41,7 @@ class Edition:
 
 @dataclass(frozen=True)
 class Published:
-    """What publishing one day did: documents in force, how many of them are new or changed, how many are gone.
+    """What publishing one day did: documents published, how many of them are new or changed, how many are gone.
 
     `is_outdated`: nothing was written, because a run that began later has published the day already.
     """
@@ -55,7 +55,7 @@ class Published:
 def publish_day(database: Database, name: str, documents: Iterable[Document], edition: Edition) -> Published:
     """Make `documents` the only ones of the collection `name` with the edition's day as calculation_date.
 
-    A document that says the same as the one in force is not written: its `computed_at` tells since when the figures
+    A document that equals the published one is not written: its `computed_at` says since when the figures
     have stood. What changes, appears or goes after the day was first published is kept in `revisions`.
 
     Args:
@@ -152,7 +152,7 @@ def _last_revisions(database: Database, name: str, day: date, session: ClientSes
 
 
 def reasons(before: InForce, edition: Edition) -> list[str]:
-    """Why figures differ from those in force, as far as it can be told from what both were computed from."""
+    """Why figures differ from the published ones, as far as their inputs show it."""
     found = []
     if edition.changes > before.changes:
         found.append("late readings")

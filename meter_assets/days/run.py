@@ -13,7 +13,7 @@ from pymongo.database import Database
 from meter_assets.days import up_to_date
 from meter_assets.days.compute import computed_days
 from meter_assets.days.dead_runs import note_process
-from meter_assets.days.publish import put_day_in_force
+from meter_assets.days.publish import publish_whole_day
 from meter_assets.days.revisions import Edition
 from meter_assets.days.stage import Staged, staged_readings
 from meter_assets.days.stores import Stores, again_when_away
@@ -36,7 +36,7 @@ def materialize_days(
     assets: Iterable[str],
     stores: Stores,
 ) -> None:
-    """Compute assets of days and put them in force, each day as a whole; every finished day is noted in the run's log.
+    """Compute assets of days and publish each day as a whole; the run's log has every finished day.
 
     A run that is interrupted keeps the days that are finished; the one that it was publishing says `publishing` until
     another run has finished it (late_readings_sensor starts one). A service that does not answer is worth a retry of
@@ -50,7 +50,7 @@ def materialize_days(
 
     Raises:
         dagster.RetryRequested: a service is away.
-        dagster.Failure: days whose invariants do not hold; they are as they were, and the others are in force.
+        dagster.Failure: days whose invariants do not hold; they are unchanged, and the others are published.
     """
     work = _DayWork(context, frozenset(assets), stores, load_settings())
     days = sorted(set(days))
@@ -103,7 +103,7 @@ class _DayWork:
         self._context.log.info(f"{dates[0]} to {dates[-1]}: {len(days):,} days in {time.monotonic() - started:.1f} s")
 
     def _finish(self, database: Database, figures: DayFigures, begun: LocalDay, staged: Staged) -> None:
-        """Check the day; put it in force, unless an invariant forbids it; say both in the run's log."""
+        """Check the day, publish it unless an invariant forbids it, and log both."""
         chosen = {*self._assets, RAW_READINGS}  # the readings are checked whatever is computed from them
         checks = [check for check in CHECKS if check.asset in chosen]
         verdicts = [Verdict(check, check.look(figures, database, self._settings)) for check in checks]
@@ -113,7 +113,7 @@ class _DayWork:
             changes = begun.changes if staged.days else begun.in_force(RAW_READINGS).changes
             rules = {rule.id: rule.version for rule in self._rules}
             edition = Edition(day=begun, changes=changes, rules=rules, run_id=self._context.run_id)
-            put_day_in_force(self._context, database, self._stores, figures, edition, staged.days, self._assets)
+            publish_whole_day(self._context, database, self._stores, figures, edition, staged.days, self._assets)
         for verdict in verdicts:  # after the materialization that it speaks of
             self._evaluated(verdict.evaluation(figures))
         if up_to_date.ASSET in self._assets:

@@ -37,7 +37,7 @@ def staged_readings(
 ) -> Iterator[Staged]:
     """The days' readings: fresh from MongoDB where raw_readings is among the assets, else as the lake has them.
 
-    What is staged and not put in force is gone after the block.
+    What is staged and not published is deleted after the block.
 
     Raises:
         dagster.Failure: the lake is asked for readings of a day that it does not have.

@@ -1,4 +1,4 @@
-"""up_to_date: the check that tells days whose figures lack readings from days whose figures have them all.
+"""up_to_date: the check that finds days whose figures lack readings.
 
 A run evaluates it for each day that it computes. Days that late readings have reached are soon computed again. For the
 others, which wait for a decision, late_readings_sensor has a run evaluate it again, and once more when it is made:

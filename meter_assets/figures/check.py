@@ -1,4 +1,4 @@
-"""What a check of a day is: what must hold before its figures are put in force, and what a person should look at.
+"""What a check of a day is: what must hold before its figures are published, and what a person should look at.
 
 Each figure's checks stand with the figure. An *invariant* that does not hold keeps the day as it was: nothing of it is
 replaced or published. A *warning* only warns.

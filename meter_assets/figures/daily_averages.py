@@ -13,9 +13,9 @@ from pyspark.sql import functions as F
 from meter_assets.figures import load_curve
 from meter_assets.figures.check import DayCheck, Finding, evidence_table, names, not_negative
 from meter_assets.figures.day_figures import DayFigures, total
-from meter_assets.figures.device_days import completeness, is_healthy
+from meter_assets.figures.device_days import is_healthy, measured
 from meter_assets.figures.figure import DailyFigure
-from metering.daily_tables import DAILY_AVERAGES, DAILY_CONSUMPTION, DAILY_TABLES
+from metering.daily_tables import DAILY_AVERAGES, DAILY_CONSUMPTION, DAILY_TABLES, MEASURED
 from metering.meter_columns import columns_of_types, of_meter_type, usage
 from metering.meter_types import USAGE_UNITS
 from metering.settings import Settings
@@ -46,12 +46,7 @@ def daily_averages(readings: DataFrame, device_days: DataFrame) -> DataFrame:
         F.sum("rates").alias("rates"),
         F.min("least").alias("min"),
         F.max("most").alias("max"),
-        F.sum("readings").alias("readings"),
-        F.sum("faulty_readings").alias("faulty_readings"),
-        F.count_if(F.col("readings") > 0).alias("meters_seen"),
-        F.count_if(F.col("expected_readings") > 0).alias("meters_expected"),
-        F.sum("expected_readings").alias("expected_readings"),
-        completeness().alias("completeness"),
+        *measured(),
     )
     amount = F.coalesce(F.col("amount"), F.lit(0)).cast("double")
     mean = F.when(F.col("readings") > 0, amount / F.col("readings"))
@@ -69,12 +64,7 @@ def daily_averages(readings: DataFrame, device_days: DataFrame) -> DataFrame:
         "max",
         F.col("percentiles")[0].alias("median"),
         F.col("percentiles")[1].alias("p95"),
-        "readings",
-        "faulty_readings",
-        "meters_seen",
-        "meters_expected",
-        "expected_readings",
-        "completeness",
+        *(column.name for column in MEASURED),
     )
 
 

@@ -10,9 +10,9 @@ from pyspark.sql import functions as F
 
 from meter_assets.figures.check import DayCheck, Finding, evidence_table, not_negative
 from meter_assets.figures.day_figures import DayFigures, total
-from meter_assets.figures.device_days import completeness
+from meter_assets.figures.device_days import measured
 from meter_assets.figures.figure import DailyFigure
-from metering.daily_tables import DAILY_CONSUMPTION, DAILY_TABLES
+from metering.daily_tables import DAILY_CONSUMPTION, DAILY_TABLES, MEASURED
 from metering.meter_columns import columns_of_types
 from metering.meter_types import METER_TYPES, USAGE_UNITS
 from metering.settings import Settings
@@ -47,12 +47,7 @@ def _level(device_days: DataFrame, level: str, column: str) -> DataFrame:
         device_days.groupBy("day", F.col(column).alias("key"), "meter_type")
         .agg(
             F.sum("amount").alias("amount"),
-            F.sum("readings").alias("readings"),
-            F.sum("faulty_readings").alias("faulty_readings"),
-            F.count_if(F.col("readings") > 0).alias("meters_seen"),
-            F.count_if(F.col("expected_readings") > 0).alias("meters_expected"),
-            F.sum("expected_readings").alias("expected_readings"),
-            completeness().alias("completeness"),
+            *measured(),
         )
         .select(
             F.concat_ws("|", calculation_date, F.lit(level), "key", "meter_type").alias("_id"),
@@ -61,12 +56,7 @@ def _level(device_days: DataFrame, level: str, column: str) -> DataFrame:
             "key",
             "meter_type",
             *columns_of_types(lambda row: row.total_column, amount),
-            "readings",
-            "faulty_readings",
-            "meters_seen",
-            "meters_expected",
-            "expected_readings",
-            "completeness",
+            *(column.name for column in MEASURED),
         )
     )
 

@@ -1,4 +1,4 @@
-"""What was computed of one local day, before any of it is in force: what the checks look at and the UI is told."""
+"""What was computed of one local day before it is published: the input of the checks and of the UI's metadata."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

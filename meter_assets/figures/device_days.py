@@ -42,7 +42,7 @@ def judged(readings: DataFrame, meters: DataFrame, rules: tuple[FaultRule, ...])
     Args:
         readings: columns of reading.SPARK_SCHEMA, or of the lake.
         meters: registry entries (registry.METER_SPARK_SCHEMA), which hold the bounds.
-        rules: those in force, see faults.rules_in_force.
+        rules: those that apply, see fault_rules.rules_in_force.
     """
     judged = with_registry(readings, meters).withColumn("faults", faults(rules))
     judged = judged.withColumn("is_healthy", ~is_faulty(rules))  # where that is all one asks, no array need be built
@@ -122,6 +122,18 @@ def device_days(readings: DataFrame, meters: DataFrame, days: DataFrame) -> Data
         *("amount", "rates", "least", "most"),
         F.coalesce("expected_readings", F.lit(0)).alias("expected_readings"),
     )
+
+
+def measured() -> list[Column]:
+    """The columns daily_tables.MEASURED, as aggregates of rows of device_days."""
+    return [
+        F.sum("readings").alias("readings"),
+        F.sum("faulty_readings").alias("faulty_readings"),
+        F.count_if(F.col("readings") > 0).alias("meters_seen"),
+        F.count_if(F.col("expected_readings") > 0).alias("meters_expected"),
+        F.sum("expected_readings").alias("expected_readings"),
+        completeness().alias("completeness"),
+    ]
 
 
 def completeness() -> Column:

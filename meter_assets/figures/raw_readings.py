@@ -1,4 +1,4 @@
-"""Raw readings of a day: what the UI is told of them, and their check. They are staged in days/stage.py."""
+"""Raw readings of a day: their metadata for the UI, and their check. They are staged in days/stage.py."""
 
 from typing import Any
 
